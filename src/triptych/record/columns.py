@@ -1,0 +1,65 @@
+"""The columns of the run record: one row a request, one row a batch. Every producer fills these.
+
+Times are seconds on the run's clock, which starts at 0 with the run; NaN where a thing did not happen.
+"""
+
+from __future__ import annotations
+
+REQUEST_COLUMNS: dict[str, tuple[str, str]] = {
+    "id": ("int64", "position in the workload"),
+    "status": ("string", "finished, aborted, timed_out or rejected; waiting or running if cut short"),
+    "arrival": ("float64", "when the request reached the front end"),
+    "prompt_tokens": ("int64", "text and image tokens"),
+    "output_tokens": ("int64", "tokens asked for"),
+    "generated_tokens": ("int64", "tokens delivered"),
+    "images": ("int32", "number of images"),
+    "image_tokens": ("int64", "prompt tokens that come from images"),
+    "cached_tokens": ("int64", "prompt tokens found in the prefix cache"),
+    "preemptions": ("int32", "times its KV was given up and recomputed"),
+    "encode_instance": ("int32", "-1 if it had no encode phase"),
+    "prefill_instance": ("int32", "-1 if it never reached prefill"),
+    "decode_instance": ("int32", "-1 if it never decoded"),
+    "encode_start": ("float64", "first batch with one of its images begins"),
+    "encode_end": ("float64", "all its embeddings are there"),
+    "prefill_ready": ("float64", "it may be prefilled where it is (embeddings have arrived)"),
+    "prefill_start": ("float64", "first batch with a chunk of its prompt begins"),
+    "first_token": ("float64", "the first token is out"),
+    "decode_ready": ("float64", "its KV is where it will be decoded"),
+    "end": ("float64", "last token out, or the time it was given up"),
+    "transfer_seconds": ("float64", "time that embeddings and KV were under way"),
+}
+
+DERIVED_REQUEST_COLUMNS: dict[str, tuple[str, str]] = {
+    "ttft": ("float64", "time to first token: first_token - arrival"),
+    "tpot": ("float64", "time per output token after the first: (end - first_token) / (generated - 1)"),
+    "e2e": ("float64", "end - arrival, of finished requests"),
+    "e2e_per_token": ("float64", "e2e / generated_tokens"),
+    "encode_queue": ("float64", "encode_start - arrival"),
+    "prefill_queue": ("float64", "prefill_start - prefill_ready"),
+    "decode_queue": ("float64", "decode_ready - first_token - KV transfer: wait for decode memory"),
+    "itl_p50": ("float64", "median gap between its tokens"),
+    "itl_p90": ("float64", ""),
+    "itl_p99": ("float64", ""),
+    "itl_max": ("float64", "its longest gap"),
+}
+
+BATCH_COLUMNS: dict[str, tuple[str, str]] = {
+    "start": ("float64", "the first iteration begins"),
+    "first": ("float64", "seconds of the first iteration"),
+    "growth": ("float64", "seconds by which each further iteration is longer"),
+    "iterations": ("int64", "equal iterations in a row; more than one only for pure decode"),
+    "prefill_tokens": ("int64", "prompt tokens of an iteration"),
+    "prefill_pairs": ("float64", "query-key pairs of prefill attention (causal: half the own square)"),
+    "prefill_kv": ("int64", "KV tokens that the chunks' attention reads: history and own"),
+    "sampled": ("int64", "sequences that get a token in an iteration"),
+    "decodes": ("int64", "requests that decode"),
+    "decode_kv": ("int64", "KV tokens read by decode attention in the first iteration"),
+    "padding": ("int64", "computed slots of requests that have ended"),
+    "images": ("int64", "images encoded"),
+    "patches": ("int64", "their patches"),
+    "patch_pairs": ("float64", "sum of squared patches of each image: full attention pairs"),
+    "kv_blocks": ("int64", "KV blocks in use when the batch begins"),
+    "waiting": ("int64", "requests that wait at the instance"),
+    "prefilling": ("int64", "requests with a chunk in the batch"),
+}
+"""Without the instance: batches are logged per instance; the written table adds `instance`, `lane`."""

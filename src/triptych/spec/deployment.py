@@ -1,0 +1,168 @@
+"""The deployment: which phases run where, with which parallelism, scheduler, router and links."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, PositiveInt, field_validator, model_validator
+
+from triptych.spec.base import Spec
+from triptych.spec.device import Precision
+from triptych.spec.units import Bytes, BytesPerSecond, Seconds
+
+PhaseName = Literal["encode", "prefill", "decode"]
+PHASES: tuple[PhaseName, ...] = ("encode", "prefill", "decode")
+SchedulerName = Literal["static", "orca", "vllm", "sarathi", "unified", "encode"]
+RouterName = Literal[
+    "random", "round-robin", "least-requests", "least-tokens", "prefix-affinity"
+]
+
+
+class Parallelism(Spec):
+    """How one instance is laid over devices: it takes tensor x pipeline x data of them."""
+
+    tensor: PositiveInt = 1
+    """Shards of every matrix (and of the attention heads)."""
+    pipeline: PositiveInt = 1
+    """Consecutive groups of layers."""
+    data: PositiveInt = 1
+    """Ranks with their own requests and KV cache that share the experts of a mixture-of-experts model."""
+    expert: PositiveInt = 1
+    """Groups that the experts are dealt to; the others shard every expert."""
+
+    @property
+    def devices(self) -> int:
+        """Devices of one instance."""
+        return self.tensor * self.pipeline * self.data
+
+
+class Precisions(Spec):
+    """Number formats."""
+
+    weights: Precision = "bf16"
+    kv: Precision = "bf16"
+    compute: Precision = "bf16"
+    """Operands of matrix products."""
+
+
+class SchedulerSpec(Spec):
+    """A scheduling policy and its knobs; a knob that the policy does not have is an error."""
+
+    policy: SchedulerName
+    max_batch: PositiveInt = 256
+    """Requests that run at once."""
+    max_tokens: PositiveInt | None = None
+    """Tokens of one iteration: the chunk of sarathi (default 512), `max_num_batched_tokens` of vllm
+    and unified (8192)."""
+    max_patches: PositiveInt | None = None
+    """Image patches that one iteration encodes (65,536); one image is always let through."""
+    watermark: float | None = Field(default=None, ge=0, lt=1)
+    """Share of KV blocks kept free when a request is admitted (vllm and sarathi: 0.01)."""
+
+    @model_validator(mode="after")
+    def _knobs_of_policy(self) -> Self:
+        if self.max_tokens is not None and self.policy not in ("vllm", "sarathi", "unified"):
+            raise ValueError(f"the {self.policy} scheduler has no max_tokens; remove it")
+        if self.watermark is not None and self.policy not in ("vllm", "sarathi"):
+            raise ValueError(f"the {self.policy} scheduler has no watermark; remove it")
+        return self
+
+
+class Pool(Spec):
+    """Equal instances that run the same phases."""
+
+    phases: tuple[PhaseName, ...]
+    device: str
+    """A name of the device catalogue, or a YAML file."""
+    instances: PositiveInt = 1
+    node: str | None = None
+    """A name of the node catalogue, or a YAML file; None: all devices are connected by `Device.link`."""
+    parallel: Parallelism = Parallelism()
+    precision: Precisions = Precisions()
+    scheduler: SchedulerSpec
+    block_size: PositiveInt = 16
+    """Tokens in one KV block."""
+    kv_blocks: PositiveInt | None = None
+    """KV blocks of an instance's rank, where they are known; otherwise what memory leaves."""
+    memory_fraction: float = Field(default=0.9, gt=0, le=1)
+    """Share of device memory for weights, activations, KV and embeddings."""
+    prefix_cache: bool = False
+    embedding_cache: Bytes | None = None
+    """Memory for image embeddings per instance (4 GB, or a tenth of the device if that is less)."""
+    dollars_per_hour: float | None = Field(default=None, ge=0)
+    """Of one device, where it differs from the catalogue."""
+
+    @field_validator("phases", mode="before")
+    @classmethod
+    def _known_phases(cls, value: object) -> object:
+        if not isinstance(value, (list, tuple)) or not value:
+            raise ValueError("list the phases the pool runs: encode, prefill, decode")
+        for phase in value:
+            if phase not in PHASES:
+                raise ValueError(f"{phase!r} is no phase; use encode, prefill or decode")
+        if len(set(value)) < len(value):
+            raise ValueError("a phase is listed twice; remove one")
+        return tuple(phase for phase in PHASES if phase in value)
+
+    @model_validator(mode="after")
+    def _scheduler_fits_phases(self) -> Self:
+        encode_only = self.phases == ("encode",)
+        if (self.scheduler.policy == "encode") != encode_only:
+            mend = "use scheduler.policy: encode" if encode_only else "use another scheduler.policy"
+            raise ValueError(
+                f"phases [{', '.join(self.phases)}] cannot run under the "
+                f"{self.scheduler.policy} scheduler; {mend}"
+            )
+        return self
+
+
+class Routers(Spec):
+    """Who picks the instance, for each phase."""
+
+    encode: RouterName = "least-requests"
+    prefill: RouterName = "least-requests"
+    decode: RouterName = "least-requests"
+
+
+class PoolLink(Spec):
+    """The way from one pool's instances to another's; default is the network of their nodes."""
+
+    source: str = Field(alias="from")
+    target: str = Field(alias="to")
+    bandwidth: BytesPerSecond
+    """Of one instance's port, one direction; shared fairly by the transfers through it."""
+    latency: Seconds = 0.0
+
+
+class Deployment(Spec):
+    """One model over pools that together run all its phases."""
+
+    model: str
+    """A name of the model catalogue, a `config.json`, or a folder that holds one."""
+    pools: dict[str, Pool] = Field(min_length=1)
+    routers: Routers = Routers()
+    links: tuple[PoolLink, ...] = ()
+    seed: int = Field(default=0, ge=0)
+    """Of the random router."""
+
+    @model_validator(mode="after")
+    def _links_join_pools(self) -> Self:
+        seen: set[tuple[str, str]] = set()
+        for link in self.links:
+            for name in (link.source, link.target):
+                if name not in self.pools:
+                    raise ValueError(
+                        f"links: {name!r} is no pool; use one of {', '.join(self.pools)}"
+                    )
+            if (link.source, link.target) in seen:
+                raise ValueError(f"links: {link.source} -> {link.target} is given twice; remove one")
+            seen.add((link.source, link.target))
+        return self
+
+    @model_validator(mode="after")
+    def _text_phases_run(self) -> Self:
+        run = {phase for pool in self.pools.values() for phase in pool.phases}
+        for phase in ("prefill", "decode"):
+            if phase not in run:
+                raise ValueError(f"no pool runs {phase}; add {phase} to the phases of one")
+        return self
