@@ -1,1 +1,31 @@
-""""""
+"""How long an iteration takes, what memory, transfers and energy it needs: the roofline of a device."""
+
+from triptych.cost.energy import idle_joules, joules, watts
+from triptych.cost.iteration import UNBOUNDED, IterationCost
+from triptych.cost.links import (
+    between,
+    embedding_transfer_bytes,
+    kv_transfer_bytes,
+    port,
+    transfer_seconds,
+)
+from triptych.cost.memory import MemoryPlan, plan_memory
+from triptych.cost.parallelism import check_parallelism
+from triptych.cost.roofline import peak_flops
+
+__all__ = [
+    "UNBOUNDED",
+    "IterationCost",
+    "MemoryPlan",
+    "between",
+    "check_parallelism",
+    "embedding_transfer_bytes",
+    "idle_joules",
+    "joules",
+    "kv_transfer_bytes",
+    "peak_flops",
+    "plan_memory",
+    "port",
+    "transfer_seconds",
+    "watts",
+]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from triptych.policy.request import Image, Request
 
 
-class Chunk(NamedTuple):
+@dataclass(slots=True, eq=False)
+class Chunk:
     """A piece of one request's prompt."""
 
     request: Request
@@ -20,39 +21,63 @@ class Chunk(NamedTuple):
     """Whether the prompt ends with this chunk: then the iteration yields the request's next token."""
 
 
-@dataclass(slots=True, eq=False)
 class Batch:
-    """The work of one iteration; `repeat` says how often it may be run before the scheduler is asked again.
+    """The work of one iteration. All members of the instance's `DecodeSet` decode one token in it.
 
-    In a repeated run the decodes are the same requests, each one token longer every time; only batches
-    of nothing but decodes repeat.
+    Args:
+        chunks: pieces of prompts.
+        decodes: requests that decode one token each.
+        decode_kv: tokens of KV that decode attention reads in the first iteration, the new ones included;
+            every further iteration reads `decodes` more.
+        images: images to run through the vision tower, and who asked for them first.
+        encoded: requests that have all their embeddings after this batch (some found them in the cache).
+        padding: slots of requests that have ended but are computed all the same (static batching).
+        repeat: how many times it may be run before the scheduler must be asked again: the decodes are the
+            same requests, each one token longer every time. Only batches of nothing but decodes repeat.
     """
 
-    chunks: list[Chunk]
-    decodes: int = 0
-    """Requests that decode one token each."""
-    decode_kv: int = 0
-    """Tokens of KV that decode attention reads in the first iteration, the new ones included; every
-    further iteration reads `decodes` more."""
-    images: list[tuple[Request, Image]] | None = None
-    """Images to run through the vision tower, and who waits for them."""
-    encoding: list[Request] | None = None
-    """Requests whose encode phase ends with this batch (some may hit the cache and add no image)."""
-    padding: int = 0
-    """Slots of requests that have ended but are computed all the same (static batching)."""
-    repeat: int = 1
+    __slots__ = (
+        *("chunks", "decode_kv", "decodes", "encoded", "images", "padding"),
+        *("prefill_kv", "prefill_pairs", "prefill_tokens", "repeat", "sampled"),
+    )
 
-    @property
-    def prefill_tokens(self) -> int:
-        """Prompt tokens in the batch."""
-        return sum(chunk.tokens for chunk in self.chunks)
+    def __init__(
+        self,
+        chunks: Sequence[Chunk] = (),
+        decodes: int = 0,
+        decode_kv: int = 0,
+        images: Sequence[tuple[Request, Image]] = (),
+        encoded: Sequence[Request] = (),
+        padding: int = 0,
+        repeat: int = 1,
+    ) -> None:
+        self.chunks = chunks
+        self.decodes = decodes
+        self.decode_kv = decode_kv
+        self.images = images
+        self.encoded = encoded
+        self.padding = padding
+        self.repeat = repeat
+        tokens = kv = 0
+        pairs = 0.0
+        sampled = decodes
+        for chunk in chunks:
+            size, history = chunk.tokens, chunk.history
+            tokens += size
+            kv += history + size
+            pairs += size * (history + 0.5 * (size + 1))
+            if chunk.last:
+                sampled += 1
+        self.prefill_tokens = tokens
+        """Prompt tokens."""
+        self.prefill_kv = kv
+        """Tokens of KV that the chunks' attention reads: history and own."""
+        self.prefill_pairs = pairs
+        """Query-key pairs of the chunks' causal attention."""
+        self.sampled = sampled
+        """Sequences for which a next token is computed (language-model head and sampler)."""
 
     @property
     def tokens(self) -> int:
         """Tokens that pass through the language model's layers in one iteration."""
         return self.prefill_tokens + self.decodes + self.padding
-
-    @property
-    def sampled(self) -> int:
-        """Sequences for which a next token is computed (language-model head and sampler)."""
-        return sum(chunk.last for chunk in self.chunks) + self.decodes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, IntEnum
+from typing import NamedTuple
 
 
 class Phase(IntEnum):
@@ -31,11 +32,13 @@ class Status(Enum):
         return self in _ENDED
 
 
+# Looking a member up on its class is slow in CPython 3.11; what is asked for at every step is named here.
+ENCODE, PREFILL, DECODE = Phase
+WAITING, RUNNING, TRANSFERRING = Status.WAITING, Status.RUNNING, Status.TRANSFERRING
 _ENDED = frozenset({Status.FINISHED, Status.ABORTED, Status.TIMED_OUT, Status.REJECTED})
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
+class Image(NamedTuple):
     """One image of a request."""
 
     patches: int
@@ -59,25 +62,39 @@ class Request:
     block_hashes: tuple[int, ...] = ()
     """Chained hash of each full KV block of the prompt; empty where nothing can be shared."""
 
-    phase: Phase = Phase.PREFILL
-    status: Status = Status.WAITING
+    phase: Phase = PREFILL
+    status: Status = WAITING
     context_tokens: int = 0
-    """Tokens whose keys and values are in the cache of the instance that holds the request. While the
-    request decodes it is kept by the `DecodeSet`: ask `DecodeSet.context`."""
+    """Tokens whose keys and values are in the cache of the instance that holds the request. While it
+    decodes this stays as it was when it joined the `DecodeSet`: ask `DecodeSet.context`."""
     generated_tokens: int = 0
-    """Output tokens known, kept by the `DecodeSet` while the request decodes."""
+    """Output tokens known; while it decodes, as it was when it joined."""
+    joined_step: int = -1
+    """Step of the `DecodeSet` at which it joined; -1 if it has not since it was last admitted."""
     cached_tokens: int = 0
     """Prompt tokens found in the prefix cache at the first admission."""
     preemptions: int = 0
     blocks: int = 0
-    """KV blocks held; while the request decodes in a growing set it is derived, not kept."""
+    """KV blocks held; while it decodes in a growing set, as it was when it joined."""
     shared_blocks: int = 0
     """Of those, leading blocks that stand in the prefix cache under their hash."""
+    encoded_images: int = 0
+    """Leading images whose embeddings the instance that holds the request has claimed."""
+
+    @property
+    def image_tokens(self) -> int:
+        """Prompt tokens that come from images."""
+        return sum(image.tokens for image in self.images)
 
     @property
     def prefill_tokens(self) -> int:
         """Tokens that prefill must put into the cache: after a preemption also those generated."""
         return self.prompt_tokens + self.generated_tokens
+
+    @property
+    def longest_context(self) -> int:
+        """Tokens in the KV cache when the request ends: the last token is never stored."""
+        return self.prompt_tokens + self.output_tokens - 1
 
     @property
     def remaining_tokens(self) -> int:

@@ -5,6 +5,11 @@ Times are seconds on the run's clock, which starts at 0 with the run; NaN where 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from struct import Struct
+
+import numpy as np
+
 REQUEST_COLUMNS: dict[str, tuple[str, str]] = {
     "id": ("int64", "position in the workload"),
     "status": ("string", "finished, aborted, timed_out or rejected; waiting or running if cut short"),
@@ -63,3 +68,60 @@ BATCH_COLUMNS: dict[str, tuple[str, str]] = {
     "prefilling": ("int64", "requests with a chunk in the batch"),
 }
 """Without the instance: batches are logged per instance; the written table adds `instance`, `lane`."""
+
+WORK_COLUMNS: dict[str, tuple[str, str]] = {
+    "flops": ("float64", "FLOP of all iterations of the row, on all devices of the instance"),
+    "bytes": ("float64", "bytes of device memory read and written by them"),
+}
+
+SPAN_COLUMNS: dict[str, tuple[str, str]] = {
+    "request": ("int64", "id of the request"),
+    "lane": ("int64", "position in the list of lanes"),
+    "join": ("int64", "first decode iteration of the lane that it takes part in"),
+    "leave": ("int64", "first decode iteration of the lane that it does not take part in any more"),
+    "token_time": ("float64", "when the token came out that precedes the span"),
+}
+
+TRANSFER_COLUMNS: dict[str, tuple[str, str]] = {
+    "request": ("int64", "id of the request"),
+    "kind": ("int8", "position in TRANSFER_KINDS"),
+    "source": ("int32", "instance that sends"),
+    "target": ("int32", "instance that receives"),
+    "start": ("float64", "when it begins"),
+    "end": ("float64", "when all has come"),
+    "bytes": ("float64", "size"),
+}
+
+TRANSFER_KINDS = ("embedding", "kv")
+
+UNITS: dict[str, str] = {
+    **{
+        name: "s"
+        for columns in (REQUEST_COLUMNS, DERIVED_REQUEST_COLUMNS, BATCH_COLUMNS, TRANSFER_COLUMNS)
+        for name, (kind, _) in columns.items()
+        if kind == "float64"
+    },
+    **dict.fromkeys(("prompt_tokens", "output_tokens", "generated_tokens", "image_tokens"), "tokens"),
+    **dict.fromkeys(("cached_tokens", "prefill_tokens", "prefill_kv", "decode_kv"), "tokens"),
+    **dict.fromkeys(("prefill_pairs", "patch_pairs"), "pairs"),
+    "token_time": "s",
+    "flops": "FLOP",
+    "bytes": "bytes",
+    "kv_blocks": "blocks",
+}
+"""Column -> unit, for every column that has one; the others are counts, positions or names."""
+
+
+def packed_row(columns: Mapping[str, tuple[str, str]]) -> np.dtype[np.void]:
+    """The columns side by side without gaps, as a numpy record."""
+    return np.dtype([(name, dtype) for name, (dtype, _) in columns.items()])
+
+
+def packer(row: np.dtype[np.void]) -> Callable[..., bytes]:
+    """Packs the values of one row into bytes: the cheapest way to keep many rows in Python."""
+    codes = {"f8": "d", "i8": "q", "i4": "i", "i1": "b"}
+    return Struct("=" + "".join(codes[row[name].str[1:]] for name in row.names or ())).pack
+
+
+BATCH_ROW = packed_row(BATCH_COLUMNS)
+"""A row of the batch log."""

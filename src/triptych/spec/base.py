@@ -40,7 +40,7 @@ class Spec(BaseModel):
         try:
             return cls.model_validate(dict(data))
         except ValidationError as error:
-            raise _first_problem(cls, error, file) from None
+            raise _first_problem(data, error, file) from None
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
@@ -121,7 +121,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if isinstance(key, (str, int, float, bool)) and key in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key!r} is given twice", key_node.start_mark
@@ -131,15 +131,26 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _first_problem(
-    cls: type[BaseModel], error: ValidationError, file: str | Path | None
-) -> SpecError:
-    """The most telling of pydantic's errors as one line."""
+def _first_problem(data: Any, error: ValidationError, file: str | Path | None) -> SpecError:
+    """The first of pydantic's errors as one line."""
     details = error.errors(include_url=False)
     first = details[0]
     more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
-    field = ".".join(str(part) for part in first["loc"])
-    return SpecError(field, _wording(first) + more, file=file)
+    return SpecError(_field(data, first["loc"]), _wording(first) + more, file=file)
+
+
+def _field(data: Any, location: tuple[int | str, ...]) -> str:
+    """The dotted path to a field, without the names of union members that pydantic puts in between."""
+    parts = []
+    for part in location:
+        if isinstance(data, Mapping) and part not in data and part == data.get("kind"):
+            continue
+        parts.append(str(part))
+        if isinstance(data, Mapping):
+            data = data.get(part)
+        elif isinstance(data, Sequence) and isinstance(part, int) and part < len(data):
+            data = data[part]
+    return ".".join(parts)
 
 
 def _wording(detail: ErrorDetails) -> str:

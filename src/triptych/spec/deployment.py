@@ -13,9 +13,7 @@ from triptych.spec.units import Bytes, BytesPerSecond, Seconds
 PhaseName = Literal["encode", "prefill", "decode"]
 PHASES: tuple[PhaseName, ...] = ("encode", "prefill", "decode")
 SchedulerName = Literal["static", "orca", "vllm", "sarathi", "unified", "encode"]
-RouterName = Literal[
-    "random", "round-robin", "least-requests", "least-tokens", "prefix-affinity"
-]
+RouterName = Literal["random", "round-robin", "least-requests", "least-tokens", "prefix-affinity"]
 
 
 class Parallelism(Spec):
@@ -105,6 +103,12 @@ class Pool(Spec):
         return tuple(phase for phase in PHASES if phase in value)
 
     @model_validator(mode="after")
+    def _only_prefill_looks_prefixes_up(self) -> Self:
+        if self.prefix_cache and "prefill" not in self.phases:
+            raise ValueError("prefix_cache: a pool without prefill has no use for one; remove it")
+        return self
+
+    @model_validator(mode="after")
     def _scheduler_fits_phases(self) -> Self:
         encode_only = self.phases == ("encode",)
         if (self.scheduler.policy == "encode") != encode_only:
@@ -151,9 +155,7 @@ class Deployment(Spec):
         for link in self.links:
             for name in (link.source, link.target):
                 if name not in self.pools:
-                    raise ValueError(
-                        f"links: {name!r} is no pool; use one of {', '.join(self.pools)}"
-                    )
+                    raise ValueError(f"links: {name!r} is no pool; use one of {', '.join(self.pools)}")
             if (link.source, link.target) in seen:
                 raise ValueError(f"links: {link.source} -> {link.target} is given twice; remove one")
             seen.add((link.source, link.target))

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from triptych.spec.base import Spec
+from triptych.spec.device import BYTES_PER_ELEMENT, Precision
+from triptych.spec.vision import VisionModel
+
+__all__ = ["Experts", "Model", "Positions", "TextModel", "VisionModel"]
 
 Positions = Literal["rotary", "learned"]
+
+_LEARNED_POSITION_OFFSET = 2
+"""OPT keeps two rows of its position table free (`OPTLearnedPositionalEmbedding`)."""
 
 
 class Experts(Spec):
@@ -22,6 +29,12 @@ class Experts(Spec):
     """Hidden width of the MLP that every token passes beside its experts; 0 if there is none."""
     layers: PositiveInt
     """How many layers have experts; the others have the plain MLP."""
+
+    @model_validator(mode="after")
+    def _enough_experts(self) -> Self:
+        if self.top_k > self.count:
+            raise ValueError(f"top_k ({self.top_k}) must not exceed count ({self.count})")
+        return self
 
 
 class TextModel(Spec):
@@ -52,6 +65,8 @@ class TextModel(Spec):
     """LayerNorm (weight and bias) rather than RMSNorm (weight)."""
     norms_per_layer: PositiveInt = 2
     """Norms over the hidden width in a layer (1 where attention and MLP run in parallel)."""
+    final_norm: bool = True
+    """Norm after the last layer (OPT-350M has none)."""
     qk_norm: bool = False
     """RMSNorm over each query and key head (Qwen3)."""
     head_bias: bool = False
@@ -59,34 +74,104 @@ class TextModel(Spec):
     embedding_width: PositiveInt | None = None
     """Width of the token embedding where it differs from `hidden` (OPT-350M, with projections)."""
 
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        if self.heads % self.kv_heads:
+            raise ValueError(f"kv_heads ({self.kv_heads}) must divide heads ({self.heads})")
+        if self.experts is not None and self.experts.layers > self.layers:
+            raise ValueError(f"experts.layers ({self.experts.layers}) must not exceed layers ({self.layers})")
+        return self
 
-class VisionModel(Spec):
-    """The vision tower of a Qwen2-VL, Qwen2.5-VL or Qwen3-VL model."""
+    @property
+    def expert_layers(self) -> int:
+        """Layers whose MLP is a mixture of experts."""
+        return self.experts.layers if self.experts else 0
 
-    depth: PositiveInt
-    hidden: PositiveInt
-    heads: PositiveInt
-    intermediate: PositiveInt
-    gated_mlp: bool
-    patch: PositiveInt
-    """Side of a patch in pixels."""
-    temporal_patch: PositiveInt = 2
-    channels: PositiveInt = 3
-    merge: PositiveInt = 2
-    """`merge` x `merge` patches become one token of the language model."""
-    window: PositiveInt | None = None
-    """Side in pixels of the attention window, or None where all blocks attend to the whole image."""
-    full_attention_blocks: tuple[int, ...] = ()
-    """Blocks that attend to the whole image where the others are windowed."""
-    deepstack_blocks: tuple[int, ...] = ()
-    """Blocks whose features are handed to the language model beside the last (Qwen3-VL)."""
-    out_hidden: PositiveInt
-    """Width of a merged embedding: the hidden width of the language model."""
-    position_embeddings: int = Field(default=0, ge=0)
-    """Learned positions (Qwen3-VL: 2304); 0 where positions are rotary only."""
-    min_pixels: PositiveInt
-    max_pixels: PositiveInt
-    """Area limits of the model's image processor."""
+    @property
+    def dense_layers(self) -> int:
+        """Layers with the plain MLP."""
+        return self.layers - self.expert_layers
+
+    @property
+    def attention_parameters(self) -> int:
+        """Attention of one layer: query, key, value and output matrices, biases, head norms."""
+        queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        matrices = self.hidden * (queries + 2 * keys) + queries * self.hidden
+        biases = (queries + 2 * keys if self.qkv_bias else 0) + self.hidden * self.output_bias
+        return matrices + biases + (2 * self.head_dim if self.qk_norm else 0)
+
+    @property
+    def mlp_parameters(self) -> int:
+        """The plain MLP of one layer."""
+        return self._mlp(self.intermediate)
+
+    @property
+    def expert_parameters(self) -> int:
+        """One routed expert; 0 where there are none."""
+        return self._mlp(self.experts.intermediate) if self.experts else 0
+
+    @property
+    def router_parameters(self) -> int:
+        """The router of one expert layer; 0 where there are no experts."""
+        return self.hidden * self.experts.count if self.experts else 0
+
+    @property
+    def shared_expert_parameters(self) -> int:
+        """The shared expert of one expert layer and its gate (Qwen2-MoE); 0 where there is none."""
+        if self.experts is None or not self.experts.shared_intermediate:
+            return 0
+        return self._mlp(self.experts.shared_intermediate) + self.hidden
+
+    @property
+    def norm_parameters(self) -> int:
+        """Norms over the hidden width of one layer."""
+        return self.norms_per_layer * self._norm
+
+    @property
+    def embedding_parameters(self) -> int:
+        """Token embedding, learned positions, and the projections of a narrower embedding."""
+        width = self.embedding_width or self.hidden
+        positions = self.max_context + _LEARNED_POSITION_OFFSET
+        learned = positions * self.hidden if self.positions == "learned" else 0
+        projections = 2 * width * self.hidden if self.embedding_width else 0
+        return self.vocab * width + learned + projections
+
+    @property
+    def head_parameters(self) -> int:
+        """The language-model head; 0 where it is the token embedding."""
+        if self.tied_embeddings:
+            return 0
+        return self.vocab * ((self.embedding_width or self.hidden) + self.head_bias)
+
+    @property
+    def parameters(self) -> int:
+        """All parameters; a tied embedding counts once."""
+        return self._with_experts(self.experts.count if self.experts else 0)
+
+    @property
+    def active_parameters(self) -> int:
+        """Parameters that work on one token: of the routed experts only `top_k`."""
+        return self._with_experts(self.experts.top_k if self.experts else 0)
+
+    @property
+    def _norm(self) -> int:
+        return self.hidden * (2 if self.norm_bias else 1)
+
+    def _mlp(self, width: int) -> int:
+        into = (2 if self.gated_mlp else 1) * width
+        biases = into + self.hidden if self.mlp_bias else 0
+        return self.hidden * into + width * self.hidden + biases
+
+    def _with_experts(self, experts: int) -> int:
+        mixture = experts * self.expert_parameters + self.router_parameters + self.shared_expert_parameters
+        return (
+            self.embedding_parameters
+            + self.layers * (self.attention_parameters + self.norm_parameters)
+            + self.dense_layers * self.mlp_parameters
+            + self.expert_layers * mixture
+            + (self._norm if self.final_norm else 0)
+            + self.head_parameters
+        )
 
 
 class Model(Spec):
@@ -98,4 +183,25 @@ class Model(Spec):
     text: TextModel
     vision: VisionModel | None = None
     source: str = ""
-    """Where the shape comes from."""
+    """Where the shape comes from: a file, or the page on the hub."""
+
+    @property
+    def parameters(self) -> int:
+        """All parameters, of the language model and the vision tower."""
+        return self.text.parameters + (self.vision.parameters if self.vision else 0)
+
+    @property
+    def active_parameters(self) -> int:
+        """Parameters that work on one token of the language model; the vision tower's do not."""
+        return self.text.active_parameters
+
+    def kv_bytes_per_token(self, precision: Precision) -> float:
+        """Bytes of keys and values that one token leaves in all layers together."""
+        text = self.text
+        elements = 2 * text.layers * text.kv_heads * text.head_dim
+        return elements * BYTES_PER_ELEMENT[precision]
+
+    def embedding_bytes_per_token(self, precision: Precision) -> float:
+        """Bytes of one image token's embedding, deepstack features included; 0 without a tower."""
+        width = self.vision.embedding_width if self.vision else 0
+        return width * BYTES_PER_ELEMENT[precision]

@@ -1,0 +1,82 @@
+"""The work of rows of the batch log: FLOP for MFU, bytes moved for MBU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from triptych.cost.loads import NO_LOAD, Floats, loads
+from triptych.cost.operators import Formats, Operator
+from triptych.cost.placement import operators, runs, stage_parts
+from triptych.spec.deployment import Parallelism
+from triptych.spec.device import Device
+from triptych.spec.model import Model
+
+
+class Work:
+    """FLOP and bytes of an instance's batches.
+
+    Args:
+        model: what runs.
+        device: any; work does not depend on it.
+        parallel: of the instance.
+        formats: of weights and KV.
+        sharded: the operators of one device under `parallel`.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        device: Device,
+        parallel: Parallelism,
+        formats: Formats,
+        sharded: list[Operator],
+    ) -> None:
+        self._model = model
+        self._parallel = parallel
+        self._stages = stage_parts(model, parallel.pipeline)
+        self._sharded = sharded
+        self._whole = operators(model, device, None, Parallelism(), formats)
+
+    def rows(self, columns: Mapping[str, NDArray[Any]]) -> tuple[Floats, Floats]:
+        """FLOP and bytes of rows: see `IterationCost.work`."""
+        column = {name: np.asarray(columns[name], dtype=np.float64) for name in _COLUMNS}
+        iterations, decodes = column.pop("iterations"), column["decodes"]
+        column["tokens"] = tokens = column["prefill_tokens"] + decodes
+        column["decode_kv"] = mean_decode_kv(
+            column["decode_kv"], decodes, iterations, self._model.text.sliding_window
+        )
+        of_row = loads(self._model, **column)
+        of_ranks = loads(self._model, **{**NO_LOAD, "tokens": tokens * self._parallel.data})
+        flops, moved = np.zeros_like(tokens), np.zeros_like(tokens)
+        for operator in self._whole:
+            flops += runs(operator, self._stages) * operator.flops(of_row[operator.over])
+        for operator in self._sharded:
+            load = (of_ranks if operator.over == "pooled" else of_row)[operator.over]
+            copies = runs(operator, self._stages) * self._parallel.tensor
+            moved += copies * operator.moved(load)
+        return flops * iterations, moved * iterations
+
+
+_COLUMNS = (
+    *("iterations", "prefill_tokens", "prefill_pairs", "prefill_kv", "sampled"),
+    *("decodes", "decode_kv", "patches", "patch_pairs"),
+)
+
+
+def mean_decode_kv(first: Floats, decodes: Floats, iterations: Floats, window: int | None = None) -> Floats:
+    """KV tokens that decode attention reads in an iteration, on the mean over a row's iterations.
+
+    They grow by `decodes` each iteration, until they reach the sliding window.
+    """
+    growing = iterations
+    if window is not None:
+        steps = np.floor((decodes * window - first) / np.maximum(decodes, 1)) + 1
+        growing = np.clip(steps, 0, iterations)
+    total = growing * first + decodes * growing * (growing - 1) / 2
+    if window is not None:
+        total += (iterations - growing) * decodes * window
+    return np.asarray(total / np.maximum(iterations, 1))

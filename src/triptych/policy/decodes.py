@@ -1,0 +1,132 @@
+"""The decoding requests of one instance, kept in aggregate so that a step costs the same for any batch.
+
+Every member gains one token an iteration. So when a member ends, how much KV the batch reads and how many
+blocks it will need at each coming step all follow from when it joined: ends are a heap over the step
+counter, KV is one sum, and block needs are a histogram over the step counter modulo the block size.
+"""
+
+from __future__ import annotations
+
+from heapq import heappop, heappush
+
+from triptych.policy.kvcache import KVCache
+from triptych.policy.request import Request
+
+
+class DecodeSet:
+    """Requests that decode together.
+
+    Args:
+        kv: the cache their blocks come from.
+        grows: whether members draw blocks as they lengthen; if not, they hold all they need (orca, static).
+    """
+
+    __slots__ = ("_ends", "_grows", "_joins", "_needs", "context_tokens", "kv", "members", "step")
+
+    def __init__(self, kv: KVCache, *, grows: bool = True) -> None:
+        self.kv = kv
+        self.step = 0
+        """Decode iterations that have been run."""
+        self.context_tokens = 0
+        """Tokens of all members in the KV cache."""
+        self._grows = grows
+        self._joins = 0
+        self.members: dict[Request, int] = {}
+        """In the order in which they joined, each with the number of its join, which tells its entry in the
+        heap from one of an earlier stay."""
+        self._ends: list[tuple[int, int, Request]] = []
+        """Heap of (step after which it has all its tokens, number of its join, member)."""
+        self._needs = [0] * kv.block_size
+        """Members that need a new block at steps equal to the index, modulo the block size."""
+
+    def join(self, request: Request) -> None:
+        """Adds a request whose prompt is in the cache and whose last known token is not."""
+        step, context = self.step, request.context_tokens
+        number = self._joins = self._joins + 1
+        request.joined_step = step
+        self.members[request] = number
+        heappush(self._ends, (step + request.remaining_tokens, number, request))
+        self.context_tokens += context
+        if self._grows:
+            self._needs[(step - context) % self.kv.block_size] += 1
+
+    def leave(self, request: Request) -> None:
+        """Removes a member and writes its progress into it; its blocks are still held."""
+        del self.members[request]
+        joined, before = request.joined_step, request.context_tokens
+        gained = self.step - joined
+        request.context_tokens = context = before + gained
+        request.generated_tokens += gained
+        self.context_tokens -= context
+        if self._grows:
+            request.blocks = self.kv.blocks_for(context)
+            self._needs[(joined - before) % self.kv.block_size] -= 1
+
+    def context(self, request: Request) -> int:
+        """Tokens of a member in the KV cache."""
+        return request.context_tokens + self.step - request.joined_step
+
+    def generated(self, request: Request) -> int:
+        """Output tokens of a member."""
+        return request.generated_tokens + self.step - request.joined_step
+
+    def youngest(self) -> Request:
+        """The member that joined last."""
+        return next(reversed(self.members))
+
+    def blocks_needed(self) -> int:
+        """Blocks that the coming iteration needs."""
+        return self._needs[self.step % self.kv.block_size]
+
+    def steps_to_run(self) -> int:
+        """Iterations until the first member ends or memory runs out.
+
+        The coming iteration's blocks have been drawn already; so it is at least 1 for a set with members.
+        """
+        ends, members = self._ends, self.members
+        end, number, request = ends[0]
+        while members.get(request) != number:  # it left before its end
+            heappop(ends)
+            end, number, request = ends[0]
+        steps = end - self.step
+        size, free = self.kv.block_size, self.kv.free
+        if not self._grows or len(members) * ((steps - 1) // size + 1) <= free:
+            return steps
+        return min(steps, 1 + self._steps_within(free))
+
+    def advance(self, iterations: int) -> list[Request]:
+        """Runs `iterations` steps; returns the members that ended with the last one, no longer members.
+
+        The blocks of the first step have been drawn; those of the others are drawn here.
+        """
+        if iterations > 1 and self._grows:
+            self.kv.draw(self._blocks_over(self.step + 1, iterations - 1))
+        self.step = step = self.step + iterations
+        ends, members = self._ends, self.members
+        self.context_tokens += len(members) * iterations
+        finished: list[Request] = []
+        while ends and ends[0][0] <= step:
+            _, number, request = heappop(ends)
+            if members.get(request) == number:
+                self.leave(request)
+                finished.append(request)
+        return finished
+
+    def _blocks_over(self, step: int, steps: int) -> int:
+        """Blocks needed by `steps` iterations, the first of which is number `step`."""
+        cycles, rest = divmod(steps, self.kv.block_size)
+        first = step % self.kv.block_size
+        needs = self._needs
+        wrapped = first + rest - self.kv.block_size
+        partial = sum(needs[first : first + rest]) + (sum(needs[:wrapped]) if wrapped > 0 else 0)
+        return cycles * len(self.members) + partial
+
+    def _steps_within(self, free: int) -> int:
+        """Iterations after the coming one that `free` blocks carry."""
+        size, needs = self.kv.block_size, self._needs
+        cycles, left = divmod(free, len(self.members))
+        steps = cycles * size
+        while needs[(self.step + 1 + steps) % size] <= left:
+            left -= needs[(self.step + 1 + steps) % size]
+            steps += 1
+        return steps

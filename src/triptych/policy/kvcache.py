@@ -1,0 +1,150 @@
+"""Paged KV memory: blocks handed out by count, shared by chained block hash, given back to an LRU.
+
+Blocks are accounted for, not numbered: a request holds `request.blocks` of them, the first
+`request.shared_blocks` of which stand in the prefix cache under their hash. An engine that needs page
+numbers binds them to a request's holding when it reads it; a simulator never does.
+
+Source of the sharing rules: vLLM V1 (`KVCacheManager`): full prompt blocks are entered when they are
+allocated, a block nobody holds stays findable until its room is needed, least recently used first, and
+the last prompt token is always computed so that there is something to sample from.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from triptych.policy.request import Request
+
+
+class KVCache:
+    """The KV blocks of one instance.
+
+    Args:
+        blocks: how many there are.
+        block_size: tokens in one block.
+        prefix_cache: whether full prompt blocks are shared by their hash.
+    """
+
+    __slots__ = ("_holders", "_idle", "block_size", "blocks", "free", "prefix_cache")
+
+    def __init__(self, blocks: int, block_size: int = 16, *, prefix_cache: bool = False) -> None:
+        self.blocks = blocks
+        self.block_size = block_size
+        self.prefix_cache = prefix_cache
+        self.free = blocks
+        """Blocks that nobody holds; idle cached ones count, since they are evicted on demand."""
+        self._holders: dict[int, int] = {}
+        """Hash -> requests that hold the block (0: idle)."""
+        self._idle: OrderedDict[int, None] = OrderedDict()
+        """Hashes of cached blocks that nobody holds, least recently used first."""
+
+    @property
+    def used(self) -> int:
+        """Blocks that requests hold."""
+        return self.blocks - self.free
+
+    @property
+    def cached(self) -> int:
+        """Blocks that can be found by their hash, held or idle."""
+        return len(self._holders)
+
+    def blocks_for(self, tokens: int) -> int:
+        """Blocks that `tokens` tokens fill, the last perhaps in part."""
+        return -(-tokens // self.block_size)
+
+    def match(self, request: Request) -> int:
+        """Leading blocks of the request's prompt that are cached; at least one token stays uncached."""
+        if not self.prefix_cache:
+            return 0
+        holders = self._holders
+        limit = (request.prefill_tokens - 1) // self.block_size
+        hits = 0
+        for block_hash in request.block_hashes[:limit]:
+            if block_hash not in holders:
+                break
+            hits += 1
+        return hits
+
+    def take(self, request: Request, tokens: int, hits: int = 0, keep_free: int = 0) -> bool:
+        """Grows the request's holding until it has room for `tokens` tokens of context.
+
+        Args:
+            request: who holds the blocks.
+            tokens: context to have room for, from the first token on.
+            hits: what `match` found, for a request that holds nothing yet.
+            keep_free: blocks that must stay free afterwards.
+
+        Returns:
+            Whether there was room; if not, nothing has changed.
+        """
+        held = request.blocks + hits
+        fresh = -(-tokens // self.block_size) - held
+        if fresh < 0:
+            fresh = 0
+        if not self.prefix_cache:
+            if fresh + keep_free > self.free:
+                return False
+            self.free -= fresh
+            request.blocks = held + fresh
+            return True
+        reused = request.block_hashes[:hits]
+        idle_hits = sum([block_hash in self._idle for block_hash in reused])
+        if fresh + idle_hits + keep_free > self.free:
+            return False
+        for block_hash in reused:
+            self._holders[block_hash] += 1
+            self._idle.pop(block_hash, None)
+        request.shared_blocks += hits
+        request.blocks = held + fresh
+        self.free -= idle_hits
+        self.draw(fresh)
+        self._enter(request, tokens)
+        return True
+
+    def draw(self, blocks: int) -> None:
+        """Takes `blocks` free blocks that no hash names; the caller has seen that they are free.
+
+        Raises:
+            ValueError: there are not as many free blocks.
+        """
+        if blocks > self.free:
+            raise ValueError(f"{blocks} blocks wanted, {self.free} free")
+        self.free -= blocks
+        while len(self._idle) > self.free:
+            evicted, _ = self._idle.popitem(last=False)
+            del self._holders[evicted]
+
+    def release(self, request: Request) -> None:
+        """Takes back all that the request holds."""
+        if request.shared_blocks:
+            self.give_back(request.blocks, request.block_hashes[: request.shared_blocks])
+            request.shared_blocks = 0
+        else:
+            self.free += request.blocks
+        request.blocks = 0
+
+    def give_back(self, blocks: int, hashes: Sequence[int]) -> None:
+        """Takes back `blocks` blocks, of which the first `len(hashes)` are cached under these hashes.
+
+        Cached blocks that nobody else holds stay findable; of them the tail will be evicted first.
+        """
+        self.free += blocks
+        holders = self._holders
+        for block_hash in reversed(hashes):
+            holders[block_hash] -= 1
+            if holders[block_hash]:
+                self.free -= 1
+            else:
+                self._idle[block_hash] = None
+
+    def _enter(self, request: Request, tokens: int) -> None:
+        """Puts the request's full prompt blocks into the prefix cache, up to one that is there already."""
+        full = min(tokens // self.block_size, len(request.block_hashes))
+        for block_hash in request.block_hashes[request.shared_blocks : full]:
+            if block_hash in self._holders:
+                # A twin computed beside ours: hash and holding must stay one to one, so ours, and what
+                # follows it, stays private.
+                break
+            self._holders[block_hash] = 1
+            request.shared_blocks += 1

@@ -1,0 +1,403 @@
+"""What every scheduler is: queues of requests by what they wait for, and one method that forms a batch."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Collection
+from typing import NamedTuple
+
+from triptych.policy.batch import Batch, Chunk
+from triptych.policy.decodes import DecodeSet
+from triptych.policy.embeddings import EmbeddingCache
+from triptych.policy.kvcache import KVCache
+from triptych.policy.request import (
+    DECODE,
+    ENCODE,
+    PREFILL,
+    RUNNING,
+    TRANSFERRING,
+    WAITING,
+    Image,
+    Phase,
+    Request,
+    Status,
+)
+
+Queue = OrderedDict[Request, None]
+"""First in, first out, with removal from anywhere in constant time."""
+
+
+class Holding(NamedTuple):
+    """What a request that has moved on still occupies where it was."""
+
+    blocks: int
+    hashes: tuple[int, ...]
+    """Of its leading blocks, which the prefix cache knows."""
+    images: tuple[Image, ...]
+
+
+class Scheduler(ABC):
+    """Forms the batches of one instance (or of one lane of it: a data rank, a pipeline's virtual engine).
+
+    Its driver, with whatever clock, goes round and round:
+
+        batch = scheduler.schedule()              # None: nothing can run until something arrives
+        ...run it, up to batch.repeat times...
+        prefilled, finished = scheduler.complete(batch, times)
+
+    and, after either call, serves and clears what has gathered in `leaving` and `reserved`. A request enters by `add`
+    with the phase it needs here. Nothing may be added or aborted between `schedule` and `complete` except
+    by `add`, which only queues.
+
+    Args:
+        kv: blocks for the KV cache; none at all where only images are encoded.
+        embeddings: blocks for image embeddings; None where the model takes no images or the instance
+            neither encodes nor prefills.
+        phases: what the instance runs.
+        max_batch: requests that may hold KV at once.
+        max_tokens: token budget of one iteration where it is not the policy's default; at least `max_batch`,
+            so that decodes alone never exceed it.
+        max_patches: patches of one iteration where they are not the default.
+        watermark: share of KV blocks kept free on admission where it is not the policy's default.
+    """
+
+    grows = True
+    """Whether requests draw KV blocks as they decode, rather than reserve for their whole length."""
+    max_tokens = 0
+    """Tokens of one iteration, for the policies that have such a budget: their default."""
+    max_patches = 65_536
+    """Image patches of one iteration; a single image is let through whatever its size."""
+    watermark = 0.0
+    """Share of the KV blocks that must stay free when a request is admitted: the policy's default."""
+
+    def __init__(
+        self,
+        kv: KVCache,
+        embeddings: EmbeddingCache | None = None,
+        *,
+        phases: Collection[Phase] = tuple(Phase),
+        max_batch: int = 256,
+        max_tokens: int | None = None,
+        max_patches: int | None = None,
+        watermark: float | None = None,
+    ) -> None:
+        self.kv = kv
+        self.embeddings = embeddings
+        self.max_batch = max_batch
+        if max_patches is not None:
+            self.max_patches = max_patches
+        if max_tokens is not None:
+            self.max_tokens = max_tokens
+        self._watermark_blocks = int((self.watermark if watermark is None else watermark) * kv.blocks)
+        self.encodes_here = ENCODE in phases
+        self.prefills_here = PREFILL in phases
+        self.decodes_here = DECODE in phases
+        self.unencoded: Queue = OrderedDict()
+        """Wait for their images to be encoded."""
+        self.waiting: Queue = OrderedDict()
+        """Wait for prefill."""
+        self.prefilling: Queue = OrderedDict()
+        """Hold KV blocks; their prompt is in part computed, or about to be."""
+        self.decodes = DecodeSet(kv, grows=self.grows)
+        self.incoming: Queue = OrderedDict()
+        """Wait for memory here, so that their embeddings or KV can be sent from another instance."""
+        self.receiving: Queue = OrderedDict()
+        """Hold memory here; their embeddings or KV are under way."""
+        self.landed: Queue = OrderedDict()
+        """Their KV has come; they decode from the next batch on."""
+        self.held: dict[Request, Holding] = {}
+        """Done here, but their embeddings or KV must stay until they have been sent on."""
+        self.leaving: list[Request] = []
+        """For the driver: to be run elsewhere next, `request.phase` says what. Those in `held` have
+        something to be sent along; call `release` when it has been."""
+        self.reserved: list[Request] = []
+        """For the driver: memory has been set aside, the transfer may begin; call `land` when it is done."""
+        self.preempted: list[Request] = []
+        """Lost their KV in the last `schedule`; they are queued again, here or in `leaving`."""
+
+    def __len__(self) -> int:
+        """Requests that the instance is responsible for."""
+        return self.queued + self.running + len(self.receiving) + len(self.landed)
+
+    @property
+    def running(self) -> int:
+        """Requests that hold KV and take part in batches."""
+        return len(self.prefilling) + len(self.decodes.members)
+
+    @property
+    def queued(self) -> int:
+        """Requests that wait to be admitted."""
+        return len(self.unencoded) + len(self.waiting) + len(self.incoming)
+
+    # The driver's side ------------------------------------------------------------------------------
+
+    def fits(self, request: Request, phase: Phase) -> bool:
+        """Whether the request's phase could ever be run here; if not, it must not be added."""
+        if phase is not DECODE and self.embeddings is not None and not self.embeddings.fits(request):
+            return False
+        # Where only prompts are held a request may come back after a preemption elsewhere, all but its
+        # last token generated.
+        return phase is ENCODE or self.kv.blocks_for(request.longest_context) <= self.kv.blocks
+
+    def add(self, request: Request, *, from_elsewhere: bool = False) -> None:
+        """Queues a request for its phase.
+
+        Args:
+            request: must pass `fits`.
+            from_elsewhere: its embeddings or KV are on another instance: it will show up in `reserved`
+                once there is room for them.
+        """
+        request.status = WAITING
+        if from_elsewhere:
+            self.incoming[request] = None
+        elif request.phase is ENCODE:
+            self.unencoded[request] = None
+        else:
+            self.waiting[request] = None
+
+    def land(self, request: Request) -> None:
+        """Says that what was sent for a `reserved` request has come."""
+        del self.receiving[request]
+        request.status = WAITING
+        if request.phase is DECODE:
+            self.landed[request] = None
+        else:
+            self.waiting[request] = None
+
+    def release(self, request: Request) -> None:
+        """Frees what a request that left still held here, now that it has been sent on."""
+        blocks, hashes, images = self.held.pop(request)
+        self.kv.give_back(blocks, hashes)
+        if self.embeddings is not None:
+            self.embeddings.give_back(images)
+
+    @abstractmethod
+    def schedule(self) -> Batch | None:
+        """The next batch, or None if nothing can run. Blocks for it have been taken."""
+
+    def complete(self, batch: Batch, iterations: int = 1) -> tuple[list[Request], list[Request]]:
+        """Moves the requests on, after the batch was run `iterations` (1 to `batch.repeat`) times.
+
+        Returns:
+            Those that got their next token from prefill (the first one, or the one after a preemption),
+            and those that got their last token, for which the instance holds nothing any more.
+        """
+        finished = self.decodes.advance(iterations) if batch.decodes else []
+        for request in finished:
+            self._end(request)
+        prefilled: list[Request] = []
+        for chunk in batch.chunks:
+            request = chunk.request
+            request.context_tokens += chunk.tokens
+            if chunk.last:
+                prefilled.append(request)
+                self._after_prefill(request, finished)
+        for request in batch.encoded:
+            self._after_encode(request)
+        return prefilled, finished
+
+    def abort(self, request: Request, status: Status = Status.ABORTED) -> None:
+        """Drops a request wherever it is here and frees all it holds; not between schedule and complete.
+
+        A request that is being received must land first, and one that has left is no longer this
+        scheduler's: `release` frees what it held.
+
+        Raises:
+            KeyError: the request is not here, or is being received.
+        """
+        if request in self.decodes.members:
+            self.decodes.leave(request)
+        else:
+            queues = (self.unencoded, self.waiting, self.prefilling, self.incoming, self.landed)
+            queue = next((queue for queue in queues if request in queue), None)
+            if queue is None:
+                raise KeyError(request.id)
+            del queue[request]
+        self._free(request)
+        request.status = status
+
+    # What policies are made of ----------------------------------------------------------------------
+
+    def _settle(self) -> None:
+        """Opens a round: KV that has come joins the decodes, freed memory is set aside for KV to come."""
+        if self.preempted:
+            self.preempted = []
+        if self.landed:
+            for request in self.landed:
+                request.status = RUNNING
+                self.decodes.join(request)
+            self.landed.clear()
+        if self.incoming:
+            self._reserve()
+
+    def _reserve(self) -> None:
+        """Sets memory aside for what is to be sent here, in order of arrival."""
+        while self.incoming:
+            request = next(iter(self.incoming))
+            if request.phase is DECODE:
+                seats = self.running + len(self.receiving) + len(self.landed)
+                if seats >= self.max_batch or not self._admit_kv(request):
+                    return
+            elif self.embeddings is None or not self.embeddings.claim_all(request):
+                return
+            del self.incoming[request]
+            self.receiving[request] = None
+            request.status = TRANSFERRING
+            self.reserved.append(request)
+
+    def _admit_kv(self, request: Request) -> bool:
+        """Takes blocks for a request whose KV will be sent here."""
+        tokens = request.context_tokens if self.grows else request.longest_context
+        return self.kv.take(request, tokens, keep_free=self._keep_free())
+
+    def _keep_free(self) -> int:
+        """Blocks to leave free on admission: none if all are, or a large request would never start."""
+        return self._watermark_blocks if self.kv.used else 0
+
+    def _may_admit(self) -> bool:
+        """Whether to look at the next waiting request; never in a round that had to preempt."""
+        if not self.waiting or self.preempted:
+            return False
+        return len(self.prefilling) + len(self.decodes.members) < self.max_batch
+
+    def _start(self, request: Request, tokens: int, hits: int, keep_free: int = 0) -> bool:
+        """Admits the first waiting request: takes blocks for `tokens` of context, `hits` of them cached."""
+        if not self.kv.take(request, tokens, hits, keep_free):
+            return False
+        del self.waiting[request]
+        self.prefilling[request] = None
+        request.status = RUNNING
+        request.joined_step = -1
+        request.context_tokens = cached = hits * self.kv.block_size
+        if request.preemptions == 0:
+            request.cached_tokens = cached
+        return True
+
+    def _whole_prompts(self) -> list[Chunk]:
+        """Admits whole prompts, each with all the memory it can ever need, in order of arrival."""
+        chunks: list[Chunk] = []
+        while self._may_admit():
+            request = next(iter(self.waiting))
+            if not self._start(request, request.longest_context, self.kv.match(request)):
+                break
+            chunks.append(next_chunk(request, request.prefill_tokens))
+        return chunks
+
+    def _make_room(self) -> None:
+        """Takes the blocks that the coming decode iteration needs, preempting the latest if need be."""
+        while (needed := self.decodes.blocks_needed()) > self.kv.free:
+            self._preempt(self._latest())
+        if needed:
+            self.kv.draw(needed)
+
+    def _latest(self) -> Request:
+        """Whom to preempt: the request that was admitted last."""
+        return next(reversed(self.prefilling)) if self.prefilling else self.decodes.youngest()
+
+    def _preempt(self, request: Request) -> None:
+        """Takes a request's KV away; it starts again, generated tokens and all, before all others."""
+        if request in self.prefilling:
+            del self.prefilling[request]
+        else:
+            self.decodes.leave(request)
+        self.kv.release(request)
+        request.context_tokens = 0
+        request.preemptions += 1
+        request.status = WAITING
+        self.preempted.append(request)
+        embedded = request.encoded_images == len(request.images)
+        request.phase = PREFILL if embedded else ENCODE
+        if embedded and self.prefills_here:
+            self.waiting[request] = None
+            self.waiting.move_to_end(request, last=False)
+        elif not embedded and self.encodes_here:
+            self.unencoded[request] = None
+            self.unencoded.move_to_end(request, last=False)
+        else:
+            self.leaving.append(request)
+
+    def _images(self) -> tuple[list[tuple[Request, Image]], list[Request]]:
+        """Images to encode next, and the requests that have all their embeddings after that."""
+        images: list[tuple[Request, Image]] = []
+        complete: list[Request] = []
+        patches = 0
+        while self.unencoded:
+            assert self.embeddings is not None
+            request = next(iter(self.unencoded))
+            while request.encoded_images < len(request.images):
+                image = request.images[request.encoded_images]
+                if images and patches + image.patches > self.max_patches:
+                    return images, complete
+                hit = self.embeddings.claim(request)
+                if hit is None:
+                    return images, complete
+                if not hit:
+                    images.append((request, image))
+                    patches += image.patches
+            del self.unencoded[request]
+            request.status = RUNNING
+            complete.append(request)
+        return images, complete
+
+    def _batch(self, chunks: list[Chunk], encode: bool = True, padding: int = 0) -> Batch | None:
+        """The batch of these chunks, all decodes and, if asked for, what images can be encoded."""
+        decodes = len(self.decodes.members)
+        kv_read = self.decodes.context_tokens + decodes
+        if self.unencoded and encode:
+            images, encoded = self._images()
+            if images or encoded:
+                return Batch(chunks, decodes, kv_read, images, encoded, padding)
+        if chunks:
+            return Batch(chunks, decodes, kv_read, (), (), padding)
+        if decodes:
+            return Batch((), decodes, kv_read, (), (), padding, self.decodes.steps_to_run())
+        return None
+
+    def _after_encode(self, request: Request) -> None:
+        request.phase = PREFILL
+        if self.prefills_here:
+            request.status = WAITING
+            self.waiting[request] = None
+        else:
+            self._send_on(request)
+
+    def _after_prefill(self, request: Request, finished: list[Request]) -> None:
+        del self.prefilling[request]
+        request.generated_tokens += 1
+        if self.embeddings is not None:
+            self.embeddings.release(request)
+        if request.remaining_tokens == 0:
+            self._end(request)
+            finished.append(request)
+            return
+        request.phase = DECODE
+        if self.decodes_here:
+            self.decodes.join(request)
+        else:
+            self._send_on(request)
+
+    def _send_on(self, request: Request) -> None:
+        """Lets a request go to another instance; what it holds stays until it has been sent."""
+        hashes = request.block_hashes[: request.shared_blocks]
+        images = request.images[: request.encoded_images]
+        self.held[request] = Holding(request.blocks, hashes, images)
+        request.blocks = request.shared_blocks = request.encoded_images = 0
+        request.status = WAITING
+        self.leaving.append(request)
+
+    def _end(self, request: Request) -> None:
+        self.kv.release(request)
+        request.status = Status.FINISHED
+
+    def _free(self, request: Request) -> None:
+        self.kv.release(request)
+        if self.embeddings is not None:
+            self.embeddings.release(request)
+
+
+def next_chunk(request: Request, budget: int) -> Chunk:
+    """The next piece of the request's prompt, at most `budget` tokens."""
+    history = request.context_tokens
+    rest = request.prompt_tokens + request.generated_tokens - history
+    return Chunk(request, rest, history, True) if rest <= budget else Chunk(request, budget, history, False)

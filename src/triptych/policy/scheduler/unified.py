@@ -1,0 +1,47 @@
+"""Unified: one token budget over what runs, then over what waits, prefill and decode alike.
+
+Source: vLLM V1 (`v1/core/sched/scheduler.py`); SGLang's mixed chunked batches follow the same plan.
+
+Unlike sarathi, KV blocks are taken chunk by chunk rather than for a whole prompt at admission, no watermark
+is kept, and an iteration that had to preempt admits nobody.
+"""
+
+from __future__ import annotations
+
+from triptych.policy.batch import Batch, Chunk
+from triptych.policy.scheduler.base import Scheduler, next_chunk
+
+
+class UnifiedScheduler(Scheduler):
+    """One token budget, running requests first; vLLM calls the knobs `max_num_batched_tokens`, `max_num_seqs`."""
+
+    max_tokens = 8192
+
+    def schedule(self) -> Batch | None:
+        self._settle()
+        if self.decodes.members:
+            self._make_room()
+        budget = self.max_tokens - len(self.decodes.members)
+        chunks: list[Chunk] = []
+        for request in list(self.prefilling):
+            if budget <= 0 or request not in self.prefilling:
+                break
+            piece = next_chunk(request, budget)
+            while not self.kv.take(request, piece.history + piece.tokens):
+                victim = self._latest()
+                self._preempt(victim)
+                if victim is request:
+                    break
+            else:
+                chunks.append(piece)
+                budget -= piece.tokens
+        while budget > 0 and self._may_admit():
+            request = next(iter(self.waiting))
+            hits = self.kv.match(request)
+            cached = hits * self.kv.block_size
+            tokens = min(request.prefill_tokens, cached + budget)
+            if not self._start(request, tokens, hits):
+                break
+            chunks.append(next_chunk(request, budget))
+            budget -= chunks[-1].tokens
+        return self._batch(chunks)

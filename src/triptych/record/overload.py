@@ -1,0 +1,117 @@
+"""Whether arrivals outpaced service, told from the record alone.
+
+A queue whose arrivals are outpaced has no mean wait: the wait grows as long as requests come. A stable
+queue at high load also grows now and then; so growth must be more than chance. The arrival window is cut
+into blocks of equal time, and the queue is overloaded if over the window (or its last three quarters, or
+its last half)
+
+- its growth per block is above zero by `_SIGMAS` standard errors (those of the blocks' own
+  differences: a single burst is no trend), and
+- working off what is left at the last arrival takes more than `_DRAIN_SHARE` of the window.
+
+Closed-loop and at-once arrivals never show this: their queue is longest at the start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from triptych.record.logs import Column, Columns, Floats, Ints
+from triptych.record.summary import Overload, PhaseQueue
+
+_BLOCKS = 20
+_BEGINS = (1, 5, 10)
+"""Blocks left out at the start: the first, in which service itself sets in, and more."""
+_SIGMAS = 3.0
+_DRAIN_SHARE = 0.02
+"""M/D/1 at load rho leaves about rho - 1 of the window: 0.02 is too little to tell from load 1."""
+
+
+def find_overload(requests: Columns) -> Overload | None:
+    """The overload of a run, or None.
+
+    Args:
+        requests: the raw columns; those of phases may be NaN throughout (measured from outside).
+    """
+    arrival = requests["arrival"]
+    came = ~np.isnan(arrival)
+    if not came.any():
+        return None
+    begin, last = float(np.min(arrival[came])), float(np.max(arrival[came]))
+    if last <= begin:
+        return None
+    edges = np.linspace(begin, last, _BLOCKS + 1)
+    arrived = _upto(edges, arrival)
+    found = [
+        (phase, queue, first)
+        for phase, queue in _queues(requests, edges).items()
+        if (first := _grows_from(queue, arrived, edges)) is not None
+    ]
+    if not found:
+        return None
+    block = edges[1] - edges[0]
+    first = min(first for _, _, first in found)
+    seconds = (_BLOCKS - first) * block
+    grown = sum(float(queue[-1] - queue[first]) for _, queue, _ in found)
+    came_then = float(arrived[-1] - arrived[first])
+    served_rate = max(came_then - grown, 0.0) / seconds
+    left = sum(float(queue[-1]) for _, queue, _ in found)
+    queues = [
+        PhaseQueue(phase, float(queue[-1] - queue[first]) / seconds, float(queue[-1]))
+        for phase, queue, _ in found
+    ]
+    return Overload(
+        arrival_rate=came_then / seconds,
+        served_rate=served_rate,
+        drain_seconds=left / served_rate if served_rate else None,
+        queues=tuple(sorted(queues, key=lambda queue: -queue.growth)),
+    )
+
+
+def _grows_from(queue: Ints, arrived: Ints, edges: Floats) -> int | None:
+    """The block from which on the queue grows without bound, or None if it does not."""
+    for first in _BEGINS:
+        changes = np.diff(queue[first:])
+        growth = float(queue[-1] - queue[first])
+        # A queue moves by whole requests: differences that happen to be all equal prove nothing.
+        noise = max(float(np.std(changes, ddof=1)), 1.0) * np.sqrt(len(changes))
+        served = float(arrived[-1] - arrived[first]) - growth
+        drain_share = queue[-1] * (1 - first / _BLOCKS) / served if served > 0 else np.inf
+        if growth > _SIGMAS * noise and drain_share > _DRAIN_SHARE:
+            return first
+    return None
+
+
+def _queues(requests: Columns, edges: Floats) -> Mapping[str, Ints]:
+    """Requests that wait for each phase at each edge. Decode's wait is for memory and for the KV."""
+    first_token = requests["first_token"]
+    if np.isnan(requests["prefill_start"]).all():
+        return {"prefill": _waiting(edges, requests["arrival"], first_token, requests["end"])}
+    with_images = requests["images"] > 0
+    decodes = requests["output_tokens"] > 1
+    return {
+        "encode": _waiting(
+            edges,
+            np.where(with_images, requests["arrival"], np.nan),
+            requests["encode_start"],
+            requests["end"],
+        ),
+        "prefill": _waiting(edges, requests["prefill_ready"], requests["prefill_start"], requests["end"]),
+        "decode": _waiting(
+            edges, np.where(decodes, first_token, np.nan), requests["decode_ready"], requests["end"]
+        ),
+    }
+
+
+def _waiting(edges: Floats, ready: Column, start: Column, end: Column) -> Ints:
+    """How many are ready and neither started nor given up, at each edge."""
+    left = np.where(np.isnan(start), end, start)
+    return _upto(edges, ready) - _upto(edges, np.where(np.isnan(ready), np.nan, left))
+
+
+def _upto(edges: Floats, times: Column) -> Ints:
+    """How many of the times, but for NaN, are at or before each edge."""
+    bins = np.searchsorted(edges, times[~np.isnan(times)])
+    return np.cumsum(np.bincount(bins, minlength=len(edges) + 1))[: len(edges)]

@@ -1,0 +1,233 @@
+"""The summary of a run: what `summary.json` holds. Plain numbers, None (JSON null) where there is none.
+
+The JSON has one key a field, under the field's name; `Summary.from_dict` reads it back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """One quantity over requests (or tokens), in its base unit. Percentiles are linearly interpolated."""
+
+    count: int
+    """Values it is made of."""
+    mean: float | None
+    p50: float | None
+    p90: float | None
+    p95: float | None
+    p99: float | None
+    p99_9: float | None
+    max: float | None
+
+    def at(self, statistic: str) -> float | None:
+        """The value of `mean`, `p50`, `p90`, `p95`, `p99` or `p99.9`."""
+        value: float | None = getattr(self, statistic.replace(".", "_"))
+        return value
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What became of the requests."""
+
+    requests: int
+    """That came."""
+    finished: int
+    aborted: int
+    """Their client went away."""
+    timed_out: int
+    rejected: int
+    """Could never have been served: too large for the instances."""
+    unfinished: int
+    """Waiting or running when the run ended."""
+    preemptions: int
+    """Times a request lost its KV and had to recompute it."""
+    prompt_tokens: int
+    """Of requests that got a token."""
+    output_tokens: int
+    """Delivered."""
+    cached_tokens: int
+    """Prompt tokens found in a prefix cache."""
+    cached_share: float | None
+    """Of `prompt_tokens`."""
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Rates over the horizon, per second."""
+
+    arrival_rate: float | None
+    """Requests/s from the first arrival to the last; None if they came at once."""
+    qps: float
+    """Finished requests/s."""
+    output_tokens: float
+    total_tokens: float
+    """Prompt and output tokens of requests that got a token."""
+    goodput: float | None
+    """Requests/s that finished within all bounds of the SLO (DistServe); None without an SLO."""
+    goodput_share: float | None
+    """Of the requests that came: the share that finished within all bounds."""
+
+
+@dataclass(frozen=True)
+class SloResult:
+    """One bound of the SLO."""
+
+    metric: str
+    statistic: str
+    bound: float
+    """Seconds."""
+    value: float | None
+    """Seconds; None if no request has the metric, or so many were given up that it is infinite."""
+    share: float | None
+    """Of the requests that have the metric or were given up without it: those within the bound."""
+    met: bool
+
+
+@dataclass(frozen=True)
+class PhaseQueue:
+    """A queue that grew as long as requests came."""
+
+    phase: str
+    growth: float
+    """Requests/s."""
+    length: float
+    """Requests in it when the last one came."""
+
+
+@dataclass(frozen=True)
+class Overload:
+    """Arrivals outpaced service: latencies are as long as the trace lets them get."""
+
+    arrival_rate: float
+    """Requests/s while the queue grew."""
+    served_rate: float
+    """Requests/s that left the queue in that time."""
+    drain_seconds: float | None
+    """Time to work off the queue that the last arrival leaves behind; None if nothing is served."""
+    queues: tuple[PhaseQueue, ...]
+    """Fastest growing first."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What an instance, or all of a pool's, did over the horizon.
+
+    A lane is busy while a batch runs on it; an instance is busy for the mean over its lanes.
+    """
+
+    devices: int
+    batches: int
+    iterations: int
+    mean_batch: float | None
+    """Members of an iteration: requests that decode or prefill, and images that are encoded."""
+    tokens_per_iteration: float | None
+    """Prompt tokens computed and tokens decoded."""
+    busy_seconds: float
+    idle_seconds: float
+    busy_share: float
+    kv_mean_share: float | None
+    """Of KV blocks, the mean over busy time."""
+    kv_peak_share: float | None
+    memory_peak_share: float | None
+    """Of device memory: weights, and KV at its peak."""
+    mfu: float | None
+    """FLOP/s while busy over peak FLOP/s (PaLM, Chowdhery et al. 2022)."""
+    mbu: float | None
+    """Bytes/s while busy over peak bandwidth (model bandwidth utilisation, Databricks 2023)."""
+    energy_joules: float
+    dollars: float
+    dollars_per_hour: float
+
+
+@dataclass(frozen=True)
+class InstanceUsage:
+    """One instance."""
+
+    id: int
+    pool: str
+    usage: Usage
+
+
+@dataclass(frozen=True)
+class PoolUsage:
+    """All instances of one pool together."""
+
+    pool: str
+    phases: tuple[str, ...]
+    device: str
+    instances: int
+    usage: Usage
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the cluster took, over the horizon."""
+
+    devices: int
+    energy_joules: float
+    joules_per_output_token: float | None
+    dollars: float
+    dollars_per_hour: float
+    dollars_per_million_output_tokens: float | None
+    qps_per_dollar_hour: float | None
+    """Finished requests/s for each dollar per hour."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All metrics of a run."""
+
+    producer: str
+    interrupted: bool
+    horizon: float
+    """Seconds."""
+    counts: Counts
+    throughput: Throughput
+    latency: Mapping[str, Distribution]
+    """By name: ttft, tpot, itl (all gaps of all requests), e2e, e2e_per_token, encode_queue, prefill_queue,
+    decode_queue, transfer_seconds."""
+    slo: tuple[SloResult, ...]
+    overload: Overload | None
+    cost: Cost | None
+    """None where the instances are not known (bench)."""
+    pools: tuple[PoolUsage, ...]
+    instances: tuple[InstanceUsage, ...]
+    meta: Mapping[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The summary of what `to_dict` gave.
+
+        Raises:
+            KeyError, TypeError: it is something else.
+        """
+        values = {field.name: data[field.name] for field in fields(cls)}
+        overload, cost = values["overload"], values["cost"]
+        if overload is not None:
+            queues = tuple(PhaseQueue(**queue) for queue in overload["queues"])
+            overload = Overload(**{**overload, "queues": queues})
+        values |= {
+            "counts": Counts(**values["counts"]),
+            "throughput": Throughput(**values["throughput"]),
+            "latency": {name: Distribution(**part) for name, part in values["latency"].items()},
+            "slo": tuple(SloResult(**part) for part in values["slo"]),
+            "overload": overload,
+            "cost": None if cost is None else Cost(**cost),
+            "pools": tuple(
+                PoolUsage(**{**part, "phases": tuple(part["phases"]), "usage": Usage(**part["usage"])})
+                for part in values["pools"]
+            ),
+            "instances": tuple(
+                InstanceUsage(**{**part, "usage": Usage(**part["usage"])}) for part in values["instances"]
+            ),
+        }
+        return cls(**values)

@@ -1,0 +1,142 @@
+"""How instances and pools were used: batch sizes, busy time, KV, MFU, MBU, energy, dollars."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from triptych.record.logs import InstanceInfo, LaneLog
+from triptych.record.power import active_seconds, energy
+from triptych.record.summary import InstanceUsage, PoolUsage, Usage
+
+
+class _Tally(NamedTuple):
+    """Sums over the batches of a lane, an instance or a pool."""
+
+    batches: float = 0
+    iterations: float = 0
+    members: float = 0
+    tokens: float = 0
+    busy: float = 0
+    """Instance-seconds."""
+    kv_seconds: float = 0
+    """KV blocks in use x lane-seconds."""
+    kv_capacity_seconds: float = 0
+    """KV blocks there are x busy lane-seconds."""
+    kv_peak: float = 0
+    """Sum of each lane's peak."""
+    flops: float = 0
+    peak_flops: float = 0
+    """That could have been done in the busy time."""
+    moved: float = 0
+    peak_moved: float = 0
+    energy: float = 0
+
+
+def usages(
+    instances: Sequence[InstanceInfo], lanes: Iterable[LaneLog], horizon: float
+) -> tuple[tuple[InstanceUsage, ...], tuple[PoolUsage, ...]]:
+    """The use of each instance and of each pool over `horizon` seconds."""
+    logs: list[list[LaneLog]] = [[] for _ in instances]
+    for lane in lanes:
+        logs[lane.instance].append(lane)
+    tallies = [_of_instance(info, log, horizon) for info, log in zip(instances, logs, strict=True)]
+    peaks = [_kv_peak_share(info, log) for info, log in zip(instances, logs, strict=True)]
+    each = tuple(
+        InstanceUsage(info.id, info.pool, _usage([info], tally, peak, horizon))
+        for info, tally, peak in zip(instances, tallies, peaks, strict=True)
+    )
+    pools: dict[str, list[int]] = {}
+    for position, info in enumerate(instances):
+        pools.setdefault(info.pool, []).append(position)
+    return each, tuple(
+        PoolUsage(
+            pool,
+            instances[members[0]].phases,
+            instances[members[0]].device,
+            len(members),
+            _usage(
+                [instances[i] for i in members],
+                _sum([tallies[i] for i in members]),
+                max((peak for i in members if (peak := peaks[i]) is not None), default=None),
+                horizon,
+            ),
+        )
+        for pool, members in pools.items()
+    )
+
+
+def _of_lane(info: InstanceInfo, lane: LaneLog) -> _Tally:
+    count, seconds = lane["iterations"], lane.seconds
+    busy = float(seconds.sum())
+    return _Tally(
+        batches=len(lane),
+        iterations=float(count.sum()),
+        members=float(count @ (lane["decodes"] + lane["prefilling"] + lane["images"])),
+        tokens=float(count @ (lane["prefill_tokens"] + lane["decodes"])),
+        busy=busy / info.lanes,
+        kv_seconds=float(lane["kv_blocks"] @ seconds),
+        kv_capacity_seconds=info.kv_blocks * busy,
+        kv_peak=float(lane["kv_blocks"].max(initial=0)),
+        flops=float(lane["flops"].sum()),
+        peak_flops=info.peak_flops * busy / info.lanes,
+        moved=float(lane["bytes"].sum()),
+        peak_moved=info.bandwidth * busy / info.lanes,
+    )
+
+
+def _of_instance(info: InstanceInfo, log: list[LaneLog], horizon: float) -> _Tally:
+    active = sum(
+        active_seconds(
+            lane["flops"],
+            lane["bytes"],
+            lane.seconds,
+            peak_flops=info.peak_flops,
+            bandwidth=info.bandwidth,
+        )
+        for lane in log
+    )
+    joules = energy(info.idle_watts, info.peak_watts, horizon, active)
+    return _sum([_of_lane(info, lane) for lane in log])._replace(energy=joules)
+
+
+def _sum(tallies: list[_Tally]) -> _Tally:
+    return _Tally(*map(sum, zip(*tallies, strict=True))) if tallies else _Tally()
+
+
+def _kv_peak_share(info: InstanceInfo, log: list[LaneLog]) -> float | None:
+    """Of the lane that came closest to its limit."""
+    if not info.kv_blocks:
+        return None
+    return max((float(lane["kv_blocks"].max(initial=0)) for lane in log), default=0.0) / info.kv_blocks
+
+
+def _usage(infos: list[InstanceInfo], tally: _Tally, kv_peak: float | None, horizon: float) -> Usage:
+    time = horizon * len(infos)
+    memory = sum(info.memory_bytes for info in infos)
+    # Instances of a pool are equal, so that the first one's block size is that of all.
+    held = sum(info.weights_bytes for info in infos) + tally.kv_peak * infos[0].kv_block_bytes
+    dollars_per_hour = sum(info.dollars_per_hour for info in infos)
+    return Usage(
+        devices=sum(info.devices for info in infos),
+        batches=int(tally.batches),
+        iterations=int(tally.iterations),
+        mean_batch=ratio(tally.members, tally.iterations),
+        tokens_per_iteration=ratio(tally.tokens, tally.iterations),
+        busy_seconds=tally.busy,
+        idle_seconds=max(time - tally.busy, 0.0),
+        busy_share=ratio(tally.busy, time) or 0.0,
+        kv_mean_share=ratio(tally.kv_seconds, tally.kv_capacity_seconds),
+        kv_peak_share=kv_peak,
+        memory_peak_share=ratio(held, memory),
+        mfu=ratio(tally.flops, tally.peak_flops),
+        mbu=ratio(tally.moved, tally.peak_moved),
+        energy_joules=tally.energy,
+        dollars=dollars_per_hour * horizon / 3600,
+        dollars_per_hour=dollars_per_hour,
+    )
+
+
+def ratio(part: float, whole: float) -> float | None:
+    """Part of whole; None of nothing."""
+    return part / whole if whole > 0 else None

@@ -1,0 +1,129 @@
+"""`simulate`: a deployment and a workload in, a run record out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from triptych.record import LaneLog, Run, Spans, Transfers
+from triptych.record.columns import BATCH_ROW
+from triptych.simulation.build import PoolPlan, build, plan_pools
+from triptych.simulation.recorder import SPAN_ROW, TRANSFER_ROW
+from triptych.simulation.simulator import Progress, Simulator
+from triptych.spec.base import SpecError
+from triptych.spec.deployment import Deployment
+from triptych.spec.workload import WorkloadSpec
+from triptych.version import __version__
+from triptych.workload import Requests, generate
+
+_REQUEST_COLUMNS = (
+    *("status", "arrival", "prompt_tokens", "generated_tokens", "images", "image_tokens", "cached_tokens"),
+    *("preemptions", "encode_instance", "prefill_instance", "decode_instance", "encode_start", "encode_end"),
+    *("prefill_ready", "prefill_start", "first_token", "decode_ready", "end", "transfer_seconds"),
+)
+
+
+def simulate(
+    deployment: Deployment | str | Path,
+    workload: WorkloadSpec | str | Path,
+    *,
+    overrides: Sequence[str] = (),
+    jump: bool = True,
+    progress: Progress | None = None,
+) -> Run:
+    """Predicts what a deployment does under a workload.
+
+    Args:
+        deployment: the declaration, or the YAML file that holds it.
+        workload: likewise.
+        overrides: `path.to.field=value` set on the deployment; those that begin with `workload.` on the
+            workload. Only for declarations that are read from files.
+        jump: whether runs of equal iterations are leapt over; without, each is stepped through, with the
+            same result to rounding.
+        progress: called every few thousand events with (requests that have ended, requests in all, virtual
+            seconds); if it returns False the run is cut short and what is finished is kept.
+
+    Returns:
+        The run record; `triptych.summarise` computes the metrics from it.
+
+    Raises:
+        SpecError: something declared is wrong or cannot be run.
+
+    Example:
+        >>> import triptych
+        >>> run = triptych.simulate("examples/epd.yaml", "examples/vision-chat.yaml")  # doctest: +SKIP
+        >>> triptych.summarise(run).latency["ttft"].p99  # doctest: +SKIP
+    """
+    began = time.perf_counter()
+    deployment_file, workload_file = _file(deployment), _file(workload)
+    if not isinstance(deployment, Deployment):
+        own = [text for text in overrides if not text.startswith("workload.")]
+        deployment = Deployment.load(deployment, own)
+    if not isinstance(workload, WorkloadSpec):
+        others = [text.removeprefix("workload.") for text in overrides if text.startswith("workload.")]
+        workload = WorkloadSpec.load(workload, others)
+    plans = plan_pools(deployment, deployment_file)
+    requests = generate(workload, file=workload_file)
+    try:
+        simulator = build(deployment, plans, requests, jump=jump, file=deployment_file)
+    except SpecError as error:
+        if error.file is None and error.field == "images":
+            raise SpecError(error.field, error.problem, file=workload_file) from None
+        raise
+    simulator.run(progress)
+    return _record(simulator, plans, requests, deployment, workload, time.perf_counter() - began)
+
+
+def _file(declared: object) -> str | Path | None:
+    return declared if isinstance(declared, (str, Path)) else None
+
+
+def _record(
+    simulator: Simulator,
+    plans: list[PoolPlan],
+    requests: Requests,
+    deployment: Deployment,
+    workload: WorkloadSpec,
+    wall_seconds: float,
+) -> Run:
+    """The run record of a simulator that has run."""
+    simulator.close()
+    recorder = simulator.recorder
+    columns = {name: recorder.column(name) for name in _REQUEST_COLUMNS}
+    columns["id"] = np.arange(len(requests))
+    columns["output_tokens"] = requests.output_tokens
+    ends = columns["end"][~np.isnan(columns["end"])]
+    done = len(ends) == len(requests)
+    by_pool = {plan.name: plan for plan in plans}
+    lanes = []
+    for instance in simulator.instances:
+        for number, lane in enumerate(instance.lanes):
+            rows = np.frombuffer(bytes(lane.log), BATCH_ROW)
+            log = {name: rows[name] for name in BATCH_ROW.names or ()}
+            log["flops"], log["bytes"] = by_pool[instance.pool].cost.work(log)
+            lanes.append(LaneLog(instance.number, number, log))
+    return Run(
+        requests=columns,
+        lanes=lanes,
+        spans=Spans(_columns(recorder.spans, SPAN_ROW, sort="request")),
+        transfers=Transfers(_columns(recorder.transfers, TRANSFER_ROW)),
+        instances=[by_pool[place.pool].describe(place.number) for place in simulator.instances],
+        horizon=float(ends.max()) if done and len(ends) else simulator.now,
+        deployment_yaml=deployment.to_yaml(),
+        workload_yaml=workload.to_yaml(),
+        slo=[] if workload.slo is None else workload.slo.bounds(),
+        producer="simulate",
+        interrupted=simulator.interrupted,
+        meta={"version": __version__, "wall_seconds": wall_seconds, "seed": workload.seed},
+    )
+
+
+def _columns(rows: bytearray, row: np.dtype[np.void], sort: str | None = None) -> dict[str, np.ndarray]:
+    """Packed rows as columns, sorted by one of them (stably) if asked for."""
+    table = np.frombuffer(bytes(rows), row)
+    if sort is not None:
+        table = table[np.argsort(table[sort], kind="stable")]
+    return {name: np.ascontiguousarray(table[name]) for name in row.names or ()}

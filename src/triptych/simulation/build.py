@@ -1,0 +1,229 @@
+"""From a deployment to a simulator: instances with their schedulers, routers, and the ways between pools."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+from triptych import catalog
+from triptych.cost import (
+    IterationCost,
+    MemoryPlan,
+    between,
+    embedding_transfer_bytes,
+    kv_transfer_bytes,
+    peak_flops,
+    plan_memory,
+    port,
+)
+from triptych.policy import ROUTERS, SCHEDULERS, EmbeddingCache, KVCache, Phase, Scheduler
+from triptych.policy.request import DECODE, ENCODE, PREFILL
+from triptych.record import InstanceInfo
+from triptych.simulation.lane import Lane, LockstepRunner, PipelineRunner, Runner
+from triptych.simulation.simulator import Instance, Simulator, Way
+from triptych.simulation.traffic import Traffic
+from triptych.spec.base import SpecError
+from triptych.spec.deployment import Deployment, Pool
+from triptych.spec.device import Device, Node
+from triptych.spec.model import Model
+from triptych.workload import Requests
+
+_PHASES = {"encode": ENCODE, "prefill": PREFILL, "decode": DECODE}
+EMBEDDING_BLOCK = 16
+"""Tokens in one block of image embeddings."""
+
+
+@dataclass(frozen=True)
+class PoolPlan:
+    """A pool with all that its names stand for."""
+
+    name: str
+    pool: Pool
+    model: Model
+    device: Device
+    node: Node | None
+    memory: MemoryPlan
+    cost: IterationCost
+
+    @property
+    def phases(self) -> list[Phase]:
+        """What its instances run."""
+        return [_PHASES[name] for name in self.pool.phases]
+
+    @property
+    def lanes(self) -> int:
+        """Schedulers of one instance: data ranks, or pipeline stages."""
+        return self.pool.parallel.pipeline * self.pool.parallel.data
+
+    def scheduler(self) -> Scheduler:
+        """A scheduler with memory of its own."""
+        knobs, pool = self.pool.scheduler, self.pool
+        kv = KVCache(self.memory.kv_blocks, pool.block_size, prefix_cache=pool.prefix_cache)
+        return SCHEDULERS[knobs.policy](
+            kv,
+            self._embeddings(),
+            phases=self.phases,
+            max_batch=knobs.max_batch,
+            max_tokens=knobs.max_tokens,
+            max_patches=knobs.max_patches,
+            watermark=knobs.watermark,
+        )
+
+    def _embeddings(self) -> EmbeddingCache | None:
+        if self.memory.embedding_bytes == 0:
+            return None
+        block_bytes = embedding_transfer_bytes(self.model, self.pool, EMBEDDING_BLOCK)
+        return EmbeddingCache(int(self.memory.embedding_bytes // block_bytes), EMBEDDING_BLOCK)
+
+    def describe(self, number: int) -> InstanceInfo:
+        """What the run record says of an instance of this pool."""
+        device, pool = self.device, self.pool
+        devices = pool.parallel.devices
+        price = device.dollars_per_hour if pool.dollars_per_hour is None else pool.dollars_per_hour
+        return InstanceInfo(
+            id=number,
+            pool=self.name,
+            phases=pool.phases,
+            device=device.name,
+            devices=devices,
+            lanes=self.lanes,
+            kv_blocks=self.memory.kv_blocks,
+            block_size=pool.block_size,
+            peak_flops=peak_flops(device, pool.precision.compute) * devices,
+            bandwidth=device.bandwidth * devices,
+            memory_bytes=device.memory * devices,
+            weights_bytes=self.memory.weights_bytes * devices,
+            idle_watts=device.idle_watts * devices,
+            peak_watts=device.peak_watts * devices,
+            dollars_per_hour=price * devices,
+            kv_block_bytes=self.memory.kv_bytes_per_block * pool.parallel.tensor * pool.parallel.pipeline,
+        )
+
+
+def plan_pools(deployment: Deployment, file: str | Path | None = None) -> list[PoolPlan]:
+    """Looks up what a deployment names and checks that every pool can run its phases of the model.
+
+    Raises:
+        SpecError: a name is unknown, the parallelism is not legal, or the model does not fit.
+    """
+    model = catalog.model(deployment.model, field="model", file=file)
+    plans = []
+    for name, pool in deployment.pools.items():
+        field = f"pools.{name}"
+        if pool.phases == ("encode",) and model.vision is None:
+            problem = f"{model.name} has no vision tower to encode with; remove the pool"
+            raise SpecError(field, problem, file=file)
+        device = catalog.device(pool.device, field=f"{field}.device", file=file)
+        node = None if pool.node is None else catalog.node(pool.node, field=f"{field}.node", file=file)
+        _check_budget(pool, field, file)
+        memory = plan_memory(model, device, pool, field=field, file=file)
+        cost = IterationCost(model, device, node, pool, field=field, file=file)
+        plans.append(PoolPlan(name, pool, model, device, node, memory, cost))
+    _check_prefix_caches(deployment, file)
+    return plans
+
+
+def build(
+    deployment: Deployment,
+    plans: list[PoolPlan],
+    requests: Requests,
+    *,
+    jump: bool = True,
+    file: str | Path | None = None,
+) -> Simulator:
+    """A simulator of the deployment, with the requests before it.
+
+    Raises:
+        SpecError: the requests have images and no pool encodes.
+    """
+    encodes = any(ENCODE in plan.phases for plan in plans)
+    model = plans[0].model
+    if len(requests.image_content) and model.vision is not None and not encodes:
+        problem = "no pool runs encode, and the workload has images; add encode to the phases of one"
+        raise SpecError("pools", problem, file=file)
+    traffic = Traffic(requests, model, hash_block_size=_hash_block_size(deployment))
+    simulator = Simulator(traffic, jump=jump)
+    lane_numbers = count()
+    for plan in plans:
+        first = len(simulator.instances)
+        pool = [
+            _instance(simulator, plan, first + index, lane_numbers) for index in range(plan.pool.instances)
+        ]
+        simulator.add_pool(pool, plan.phases)
+    names = (deployment.routers.encode, deployment.routers.prefill, deployment.routers.decode)
+    for phase, name in zip(Phase, names, strict=True):
+        targets = len(simulator.serving[phase])
+        if targets > 1:
+            simulator.routers[phase] = ROUTERS[name](targets, seed=deployment.seed + phase)
+    for source in plans:
+        for target in plans:
+            simulator.ways[source.name, target.name] = _way(deployment, source, target)
+    return simulator
+
+
+def _instance(simulator: Simulator, plan: PoolPlan, number: int, lane_numbers: Iterator[int]) -> Instance:
+    lanes = [Lane(simulator, plan.scheduler(), number, next(lane_numbers)) for _ in range(plan.lanes)]
+    parallel = plan.pool.parallel
+    if parallel.pipeline > 1:
+        free_at = [0.0] * parallel.pipeline
+        for lane in lanes:
+            PipelineRunner(simulator, [lane], plan.cost, free_at)
+    elif parallel.data > 1:
+        LockstepRunner(simulator, lanes, plan.cost)
+    else:
+        Runner(simulator, lanes, plan.cost)
+    return Instance(number, plan.name, lanes)
+
+
+def _way(deployment: Deployment, source: PoolPlan, target: PoolPlan) -> Way:
+    out, into = between(
+        deployment.links,
+        source.name,
+        target.name,
+        port(source.device, source.node, source.pool.parallel),
+        port(target.device, target.node, target.pool.parallel),
+    )
+    return Way(
+        out=out.bandwidth,
+        into=into.bandwidth,
+        latency=max(out.latency, into.latency),
+        bytes_per_token=(
+            0.0,
+            embedding_transfer_bytes(source.model, source.pool, 1) if source.model.vision else 0.0,
+            kv_transfer_bytes(source.model, source.pool, 1),
+        ),
+    )
+
+
+def _hash_block_size(deployment: Deployment) -> int | None:
+    """Tokens of the blocks that prompts are hashed in, if anything looks at the hashes."""
+    sizes = [pool.block_size for pool in deployment.pools.values() if pool.prefix_cache]
+    if sizes:
+        return sizes[0]
+    if "prefix-affinity" in (deployment.routers.prefill, deployment.routers.decode):
+        return next(pool.block_size for pool in deployment.pools.values() if "prefill" in pool.phases)
+    return None
+
+
+def _check_budget(pool: Pool, field: str, file: str | Path | None) -> None:
+    """Decodes alone must fit the token budget of the policies that count them in it."""
+    knobs = pool.scheduler
+    budget = knobs.max_tokens or SCHEDULERS[knobs.policy].max_tokens
+    if knobs.policy in ("sarathi", "unified") and budget < knobs.max_batch:
+        problem = (
+            f"{budget} is less than max_batch {knobs.max_batch}, one token each; raise it to that at least"
+        )
+        raise SpecError(f"{field}.scheduler.max_tokens", problem, file=file)
+
+
+def _check_prefix_caches(deployment: Deployment, file: str | Path | None) -> None:
+    sizes: dict[int, str] = {}
+    for name, pool in deployment.pools.items():
+        if pool.prefix_cache:
+            sizes.setdefault(pool.block_size, name)
+    if len(sizes) > 1:
+        one, other = list(sizes.values())[:2]
+        problem = f"pools {one} and {other} have prefix caches of different block_size; give them the same"
+        raise SpecError("pools", problem, file=file)

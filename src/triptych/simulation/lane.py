@@ -1,0 +1,295 @@
+"""A lane: a scheduler under the virtual clock. It asks for a batch, asks what it costs, moves the clock."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil, sqrt
+from typing import Protocol
+
+from triptych.policy import Batch, Request, Scheduler, Status
+from triptych.record.columns import BATCH_ROW, packer
+from triptych.simulation.recorder import Recorder
+
+_pack_row = packer(BATCH_ROW)
+
+
+class Cost(Protocol):
+    """How long batches take (`cost.IterationCost` is one)."""
+
+    def run(self, batch: Batch) -> tuple[float, float, int]:
+        """(seconds of one iteration, by how much each further one is longer, for how many that holds)."""
+
+    def stages(self, batch: Batch) -> list[float]:
+        """Seconds of one iteration in each pipeline stage."""
+
+    def lockstep(self, batches: Sequence[Batch | None]) -> tuple[float, float, int]:
+        """As `run`, for the batches of data ranks that go in step."""
+
+
+class Driver(Protocol):
+    """What a lane needs of the simulator around it."""
+
+    jump: bool
+    recorder: Recorder
+
+    def at(self, time: float, action: object, argument: object) -> None:
+        """Calls `action(time, argument)` then."""
+
+    def serve(self, lane: Lane, now: float) -> None:
+        """Sends on what has gathered in the scheduler's `leaving` and `reserved`."""
+
+    def ended(self, request: Request, now: float) -> None:
+        """A request is done with, in whatever way."""
+
+    def drop(self, request: Request, status: Status, now: float) -> None:
+        """A request's client has given up."""
+
+
+class Lane:
+    """One scheduler of an instance, and the log of its batches.
+
+    Args:
+        driver: the simulator.
+        scheduler: forms the batches.
+        instance: number of the instance.
+        number: of this lane over the whole run.
+    """
+
+    __slots__ = ("batch", "driver", "instance", "kv_used", "log", "number", "queued", "runner", "scheduler")
+
+    def __init__(self, driver: Driver, scheduler: Scheduler, instance: int, number: int) -> None:
+        self.driver = driver
+        self.scheduler = scheduler
+        self.instance = instance
+        self.number = number
+        self.runner: Runner
+        self.batch: Batch | None = None
+        self.log = bytearray()
+        """Rows of `record.columns.BATCH_ROW`."""
+        self.kv_used = 0
+        self.queued = 0
+
+    def open(self, now: float) -> Batch | None:
+        """Forms the next batch and notes whose work begins with it."""
+        scheduler = self.scheduler
+        self.kv_used = scheduler.kv.blocks - scheduler.kv.free
+        self.queued = scheduler.queued
+        self.batch = batch = scheduler.schedule()
+        if scheduler.preempted:
+            self._note_preempted()
+        if scheduler.leaving or scheduler.reserved:
+            self.driver.serve(self, now)
+        if batch is None:
+            return None
+        if batch.chunks:
+            recorder = self.driver.recorder
+            for chunk in batch.chunks:
+                request = chunk.request
+                if not recorder.prefill_start[request.id] >= 0:
+                    recorder.prefill_start[request.id] = now
+                    recorder.prefill_instance[request.id] = self.instance
+        if batch.images or batch.encoded:
+            self._note_encoding(batch, now)
+        return batch
+
+    def close(self, now: float, start: float, first: float, growth: float, iterations: int) -> None:
+        """Ends a run of the batch: logs it, moves its requests on and notes what they got."""
+        batch, scheduler, driver = self.batch, self.scheduler, self.driver
+        if batch is None:
+            return
+        self.batch = None
+        patches = patch_pairs = 0
+        for _, image in batch.images:
+            patches += image.patches
+            patch_pairs += image.patches * image.patches
+        self.log += _pack_row(
+            start,
+            first,
+            growth,
+            iterations,
+            batch.prefill_tokens,
+            batch.prefill_pairs,
+            batch.prefill_kv,
+            batch.sampled,
+            batch.decodes,
+            batch.decode_kv,
+            batch.padding,
+            len(batch.images),
+            patches,
+            patch_pairs,
+            self.kv_used,
+            self.queued,
+            len(batch.chunks),
+        )
+        prefilled, finished = scheduler.complete(batch, iterations)
+        recorder = driver.recorder
+        for request in prefilled:
+            index = request.id
+            recorder.token_time[index] = now
+            if request.generated_tokens == 1:
+                recorder.first_token[index] = now
+                if request.joined_step >= 0:
+                    recorder.decode_ready[index] = now
+                    recorder.decode_instance[index] = self.instance
+        for request in finished:
+            if request.joined_step >= 0:
+                recorder.close_span(request, self.number, scheduler.decodes.step)
+            recorder.close(request, now)
+            driver.ended(request, now)
+        for request in batch.encoded:
+            recorder.encode_end[request.id] = now
+            if scheduler.prefills_here:
+                recorder.prefill_ready[request.id] = now
+        if scheduler.leaving:
+            driver.serve(self, now)
+
+    def abort(self, request: Request, status: Status, now: float) -> None:
+        """Drops a request that is here; no batch may be running."""
+        decoding = request in self.scheduler.decodes.members
+        self.scheduler.abort(request, status)
+        if decoding:
+            self.driver.recorder.close_span(request, self.number, self.scheduler.decodes.step)
+        self.driver.recorder.close(request, now)
+
+    def _note_preempted(self) -> None:
+        for request in self.scheduler.preempted:
+            if request.joined_step >= 0:
+                self.driver.recorder.close_span(request, self.number, self.scheduler.decodes.step)
+
+    def _note_encoding(self, batch: Batch, now: float) -> None:
+        recorder = self.driver.recorder
+        for request in [*(request for request, _ in batch.images), *batch.encoded]:
+            if not recorder.encode_start[request.id] >= 0:
+                recorder.encode_start[request.id] = now
+                recorder.encode_instance[request.id] = self.instance
+
+
+class Runner:
+    """Runs the batches of one lane one after the other."""
+
+    __slots__ = (
+        *("_poked", "_ticket", "cost", "driver", "end", "first", "gone", "growth", "iterations"),
+        *("lanes", "start"),
+    )
+
+    def __init__(self, driver: Driver, lanes: list[Lane], cost: Cost) -> None:
+        self.driver = driver
+        self.lanes = lanes
+        self.cost = cost
+        for lane in lanes:
+            lane.runner = self
+        self.gone: list[tuple[Request, Status]] = []
+        """Given up by their clients while the batch is running; they end when it does."""
+        self.iterations = 0
+        """Planned for the present run; 0 when nothing runs, -1 between two runs."""
+        self.start = self.end = self.first = self.growth = 0.0
+        self._ticket = 0
+        self._poked = False
+        """Whether something has changed between two runs, after the batch was formed."""
+
+    def poke(self, now: float) -> None:
+        """Something has changed: begins if idle, otherwise runs no further than the coming boundary."""
+        if self.iterations == 0:
+            self.begin(now)
+        elif self.iterations < 0:
+            self._poked = True
+        elif self.iterations > 1:
+            steps = self._steps_by(now)
+            if steps < self.iterations:
+                self.iterations = steps
+                self._expect_end()
+
+    def begin(self, now: float) -> None:
+        """Starts the next run of a batch, if there is one."""
+        self.iterations = -1
+        while True:
+            self._poked = False
+            run = self._form(now)
+            if run is not None:
+                break
+            if not self._poked:
+                self.iterations = 0
+                return
+        self.start = now
+        self.first, self.growth, iterations = run
+        self.iterations = 1 if self._poked or not self.driver.jump else iterations
+        self._expect_end()
+
+    def _form(self, now: float) -> tuple[float, float, int] | None:
+        """Forms what to run next: seconds of the first iteration, growth, iterations."""
+        batch = self.lanes[0].open(now)
+        if batch is None:
+            return None
+        first, growth, valid = self.cost.run(batch)
+        return first, growth, min(batch.repeat, valid)
+
+    def _expect_end(self) -> None:
+        k = self.iterations
+        self.end = self.start + k * self.first + self.growth * (k * (k - 1) // 2)
+        self._ticket += 1
+        self.driver.at(self.end, self._on_end, self._ticket)
+
+    def _on_end(self, now: float, ticket: int) -> None:
+        if ticket != self._ticket:
+            return  # the run was cut short since this was expected
+        iterations, self.iterations = self.iterations, -1
+        for lane in self.lanes:
+            lane.close(now, self.start, self.first, self.growth, iterations)
+        if self.gone:
+            gone, self.gone = self.gone, []
+            for request, status in gone:
+                self.driver.drop(request, status, now)
+        self.begin(now)
+
+    def _steps_by(self, now: float) -> int:
+        """The iteration at whose end `now` has come: the smallest j with j*first + growth*j(j-1)/2 >= it."""
+        passed, half = now - self.start, 0.5 * self.growth
+        if passed <= self.first:
+            return 1
+        linear = self.first - half
+        if half > 0:
+            steps = ceil((sqrt(linear * linear + 4 * half * passed) - linear) / (2 * half))
+        else:
+            steps = ceil(passed / self.first)
+        while steps > 1 and (steps - 1) * (linear + half * (steps - 1)) >= passed:
+            steps -= 1  # rounding
+        return steps
+
+
+class PipelineRunner(Runner):
+    """Runs the batches of one lane through pipeline stages that it shares with the instance's other lanes.
+
+    A batch enters a stage when the batch before it has left, whichever lane that came from. As in vLLM V0
+    there is a lane (its virtual engine) for each stage, and a request stays on its lane.
+    """
+
+    __slots__ = ("free_at",)
+
+    def __init__(self, driver: Driver, lanes: list[Lane], cost: Cost, free_at: list[float]) -> None:
+        super().__init__(driver, lanes, cost)
+        self.free_at = free_at
+        """When each stage is free, one list for all lanes of the instance."""
+
+    def _form(self, now: float) -> tuple[float, float, int] | None:
+        batch = self.lanes[0].open(now)
+        if batch is None:
+            return None
+        leaves = now
+        for stage, seconds in enumerate(self.cost.stages(batch)):
+            leaves = max(leaves, self.free_at[stage]) + seconds
+            self.free_at[stage] = leaves
+        return leaves - now, 0.0, 1
+
+
+class LockstepRunner(Runner):
+    """Runs the data ranks of a mixture-of-experts instance in step: one iteration of all at a time."""
+
+    __slots__ = ()
+
+    def _form(self, now: float) -> tuple[float, float, int] | None:
+        batches = [lane.open(now) for lane in self.lanes]
+        running = [batch.repeat for batch in batches if batch is not None]
+        if not running:
+            return None
+        first, growth, valid = self.cost.lockstep(batches)
+        return first, growth, min(*running, valid)

@@ -1,0 +1,81 @@
+"""Collects a run's record while it happens: plain appends and stores, made into columns at the end."""
+
+from __future__ import annotations
+
+from array import array
+from math import nan
+
+import numpy as np
+
+from triptych.policy import Request, Status
+from triptych.record.columns import SPAN_COLUMNS, TRANSFER_COLUMNS, packed_row, packer
+
+STATUSES = tuple(Status)
+_CODES = {status: code for code, status in enumerate(STATUSES)}
+
+SPAN_ROW = packed_row(SPAN_COLUMNS)
+TRANSFER_ROW = packed_row(TRANSFER_COLUMNS)
+_pack_span = packer(SPAN_ROW)
+_pack_transfer = packer(TRANSFER_ROW)
+
+
+class Recorder:
+    """One cell a request and column; the cells of a request are indexed by its id."""
+
+    def __init__(self, requests: int) -> None:
+        def times() -> array[float]:
+            return array("d", [nan]) * requests
+
+        def counts(initial: int = 0, code: str = "q") -> array[int]:
+            return array(code, [initial]) * requests
+
+        self.arrival = times()
+        self.prompt_tokens = counts()
+        self.generated_tokens = counts()
+        self.images = counts(code="i")
+        self.image_tokens = counts()
+        self.cached_tokens = counts()
+        self.preemptions = counts(code="i")
+        self.status = counts(0, "b")
+        self.encode_instance = counts(-1, "i")
+        self.prefill_instance = counts(-1, "i")
+        self.decode_instance = counts(-1, "i")
+        self.encode_start = times()
+        self.encode_end = times()
+        self.prefill_ready = times()
+        self.prefill_start = times()
+        self.first_token = times()
+        self.decode_ready = times()
+        self.end = times()
+        self.transfer_seconds = array("d", [0.0]) * requests
+        self.token_time = times()
+        """When the token came out that precedes the present stay in a decode set."""
+        self.spans = bytearray()
+        """Rows of `SPAN_ROW`."""
+        self.transfers = bytearray()
+        """Rows of `TRANSFER_ROW`."""
+
+    def close_span(self, request: Request, lane: int, leave: int) -> None:
+        """Notes that a request took part in a lane's decode steps from its join up to `leave`."""
+        self.spans += _pack_span(request.id, lane, request.joined_step, leave, self.token_time[request.id])
+
+    def transfer(
+        self, request: Request, kv: bool, source: int, target: int, start: float, end: float, size: float
+    ) -> None:
+        """Notes a transfer of `size` bytes between instances."""
+        self.transfer_seconds[request.id] += end - start
+        self.transfers += _pack_transfer(request.id, kv, source, target, start, end, size)
+
+    def close(self, request: Request, now: float) -> None:
+        """Notes that a request has ended, how, and what it got."""
+        index = request.id
+        self.end[index] = now
+        self.status[index] = _CODES[request.status]
+        self.generated_tokens[index] = request.generated_tokens
+        self.cached_tokens[index] = request.cached_tokens
+        self.preemptions[index] = request.preemptions
+
+    def column(self, name: str) -> np.ndarray:
+        """A column as an array that shares its memory."""
+        values: array[float] | array[int] = getattr(self, name)
+        return np.frombuffer(values, dtype=values.typecode) if len(values) else np.array([])

@@ -1,0 +1,293 @@
+"""The event loop: requests arrive, are routed through their phases and between instances, and end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from itertools import count
+from math import inf, nan
+from typing import Any
+
+from triptych.policy import Phase, Request, Router, Scheduler, Status
+from triptych.policy.request import DECODE, ENCODE, PREFILL, TRANSFERRING
+from triptych.simulation.lane import Lane
+from triptych.simulation.network import Network
+from triptych.simulation.recorder import Recorder
+from triptych.simulation.traffic import Traffic
+
+Progress = Callable[[int, int, float], bool]
+"""Called now and then with (requests that have ended, requests in all, virtual seconds); False stops."""
+
+_EVENTS_PER_PROGRESS = 4096
+_PHASES = tuple(Phase)
+_TEXT_PHASES = (PREFILL, DECODE)
+
+
+@dataclass(slots=True)
+class Instance:
+    """A place where phases run: its lanes, and what it takes to send something from it or to it."""
+
+    number: int
+    pool: str
+    lanes: list[Lane]
+
+    def lane(self) -> Lane:
+        """The lane for a new request: the one with the fewest."""
+        lanes = self.lanes
+        return lanes[0] if len(lanes) == 1 else min(lanes, key=lambda lane: len(lane.scheduler))
+
+
+@dataclass(slots=True)
+class Way:
+    """From the instances of one pool to those of another."""
+
+    out: float
+    """Bytes/s of a sender's port."""
+    into: float
+    """Bytes/s of a receiver's port."""
+    latency: float
+    """Seconds."""
+    bytes_per_token: tuple[float, ...]
+    """By the phase that the request moves on to, what is sent for each of its (image) tokens."""
+
+
+class Simulator:
+    """Runs traffic through instances under a virtual clock.
+
+    Args:
+        traffic: the requests.
+        jump: whether repeated batches are run in one leap; the result is the same, to rounding.
+    """
+
+    def __init__(self, traffic: Traffic, *, jump: bool = True) -> None:
+        self.jump = jump
+        self.traffic = traffic
+        self.recorder = Recorder(len(traffic))
+        self.network = Network(self.at)
+        self.instances: list[Instance] = []
+        self.serving: list[list[Instance]] = [[] for _ in Phase]
+        """By phase, the instances that run it."""
+        self._kinds: list[list[Scheduler]] = [[] for _ in Phase]
+        """A scheduler of each pool that runs the phase: all of a pool are alike."""
+        self.routers: list[Router | None] = [None for _ in Phase]
+        """Of each phase; None where a single instance runs it."""
+        self.ways: dict[tuple[str, str], Way] = {}
+        """By the names of two pools."""
+        self.now = 0.0
+        self.interrupted = False
+        self.done = 0
+        self._events: list[tuple[float, int, Callable[[float, Any], None], Any]] = []
+        self._order = count()
+        self._next = 0
+        """The request that arrives next."""
+        self._place: dict[Request, Lane] = {}
+        """Where each living request is, or is being sent."""
+        self._routed: dict[Request, tuple[Router, int]] = {}
+        self._sending: dict[Request, Lane] = {}
+        """Lane that holds what is to be sent for a request."""
+        self._doomed: dict[Request, Status] = {}
+        """Given up while under way between two instances: they end when they land."""
+
+    def add_pool(self, pool: list[Instance], phases: Collection[Phase]) -> None:
+        """Adds the instances of a pool, which run `phases`."""
+        self.instances += pool
+        for phase in phases:
+            self.serving[phase] += pool
+            self._kinds[phase].append(pool[0].lanes[0].scheduler)
+
+    def at(self, time: float, action: Any, argument: Any) -> None:
+        """Calls `action(time, argument)` at that time; equal times in the order of the calls."""
+        heappush(self._events, (time, next(self._order), action, argument))
+
+    def run(self, progress: Progress | None = None) -> None:
+        """Runs until nothing is left to do, or `progress` says stop."""
+        events = self._events
+        arrivals = self.traffic.arrivals()
+        following = next(arrivals, inf)
+        until_progress = _EVENTS_PER_PROGRESS
+        for _ in range(self.traffic.concurrency or 0):
+            self._arrive_next(0.0)
+        while True:
+            if events and events[0][0] < following:
+                self.now, _, action, argument = heappop(events)
+                action(self.now, argument)
+            elif following < inf:
+                self.now = following
+                lane = self._arrive(following)
+                following = next(arrivals, inf)
+                lanes = {lane: None}
+                while following == self.now:  # all that come at once are there before any is served
+                    lanes[self._arrive(following)] = None
+                    following = next(arrivals, inf)
+                for lane in lanes:
+                    if lane is not None:
+                        lane.runner.poke(self.now)
+            else:
+                break
+            until_progress -= 1
+            if until_progress == 0:
+                until_progress = _EVENTS_PER_PROGRESS
+                if progress is not None and not progress(self.done, len(self.traffic), self.now):
+                    self.interrupted = True
+                    break
+
+    def close(self) -> None:
+        """Notes the state of what has not ended, for a run that was cut short."""
+        for request, lane in self._place.items():
+            if request in lane.scheduler.decodes.members:
+                lane.scheduler.decodes.leave(request)
+            self.recorder.close(request, nan)
+
+    # A request's way ---------------------------------------------------------------------------------
+
+    def _arrive(self, now: float) -> Lane | None:
+        """The next request comes; returns the lane that it was added to, if it could be."""
+        index = self._next
+        self._next = index + 1
+        request = self.traffic.request(index)
+        recorder = self.recorder
+        recorder.arrival[index] = now
+        recorder.prompt_tokens[index] = request.prompt_tokens
+        if request.images:
+            request.phase = ENCODE
+            recorder.images[index] = len(request.images)
+            recorder.image_tokens[index] = request.image_tokens
+        else:
+            recorder.prefill_ready[index] = now
+        if not self._servable(request):
+            request.status = Status.REJECTED
+            recorder.close(request, now)
+            self.done += 1
+            return None
+        patience = self.traffic.patience(index)
+        if patience < inf:
+            self.at(now + patience, self._give_up, request)
+        lane = self._route(request)
+        lane.scheduler.add(request)
+        return lane
+
+    def _arrive_next(self, now: float) -> None:
+        """Closed loop: the next request comes because another has gone."""
+        while self._next < len(self.traffic):
+            lane = self._arrive(now)
+            if lane is not None:
+                lane.runner.poke(now)
+                return
+
+    def _servable(self, request: Request) -> bool:
+        """Whether the request could be served wherever the routers may send it."""
+        for phase in _PHASES if request.images else _TEXT_PHASES:
+            if phase is DECODE and request.output_tokens == 1:
+                continue
+            for scheduler in self._kinds[phase]:
+                if not scheduler.fits(request, phase):
+                    return False
+        return True
+
+    def _route(self, request: Request) -> Lane:
+        """Picks the instance for the request's phase, and the lane in it."""
+        phase = request.phase
+        serving = self.serving[phase]
+        router = self.routers[phase]
+        if router is None:
+            lane = serving[0].lane()
+        else:
+            target = router.route(request)
+            self._routed[request] = (router, target)
+            lane = serving[target].lane()
+        self._place[request] = lane
+        return lane
+
+    def _unroute(self, request: Request) -> None:
+        """Tells the router that the request has left where it was sent."""
+        routed = self._routed.pop(request, None)
+        if routed is not None:
+            routed[0].done(request, routed[1])
+
+    def serve(self, lane: Lane, now: float) -> None:
+        """Sends on what leaves a lane, and begins the transfers for which it has reserved memory."""
+        scheduler = lane.scheduler
+        leaving, scheduler.leaving = scheduler.leaving, []
+        for request in leaving:
+            self._unroute(request)
+            held = request in scheduler.held
+            target = self._route(request)
+            if held:
+                self._sending[request] = lane
+            target.scheduler.add(request, from_elsewhere=held)
+            target.runner.poke(now)
+        reserved, scheduler.reserved = scheduler.reserved, []
+        for request in reserved:
+            self._send(request, lane, now)
+
+    def _send(self, request: Request, target: Lane, now: float) -> None:
+        source = self._sending[request]
+        pools = (self.instances[source.instance].pool, self.instances[target.instance].pool)
+        way = self.ways[pools]
+        decode = request.phase is DECODE
+        tokens = request.context_tokens if decode else request.image_tokens
+        size = tokens * way.bytes_per_token[request.phase]
+
+        def landed(time: float) -> None:
+            self.recorder.transfer(request, decode, source.instance, target.instance, now, time, size)
+            self._land(request, source, target, time)
+
+        self.network.send(
+            now,
+            source.instance,
+            target.instance,
+            size,
+            out=way.out,
+            into=way.into,
+            latency=way.latency,
+            done=landed,
+        )
+
+    def _land(self, request: Request, source: Lane, target: Lane, now: float) -> None:
+        """What was sent has come: the source is freed, the target goes on."""
+        del self._sending[request]
+        source.scheduler.release(request)
+        target.scheduler.land(request)
+        recorder = self.recorder
+        if request.phase is DECODE:
+            recorder.decode_ready[request.id] = now
+            recorder.decode_instance[request.id] = target.instance
+        else:
+            recorder.prefill_ready[request.id] = now
+        doom = self._doomed.pop(request, None)
+        if doom is not None:
+            self.drop(request, doom, now)
+        source.runner.poke(now)
+        target.runner.poke(now)
+
+    def _give_up(self, now: float, request: Request) -> None:
+        """The client's patience is at its end."""
+        self.drop(request, Status.ABORTED if self.traffic.aborts(request.id) else Status.TIMED_OUT, now)
+
+    def drop(self, request: Request, status: Status, now: float) -> None:
+        """Ends a request that nobody waits for any more, as soon as what works on it allows."""
+        if request.status.ended:
+            return
+        if request.status is TRANSFERRING:
+            self._doomed[request] = status
+            return
+        lane = self._place[request]
+        if lane.runner.iterations > 0:
+            lane.runner.gone.append((request, status))
+        else:
+            lane.abort(request, status, now)
+            self.ended(request, now)
+        lane.runner.poke(now)
+
+    def ended(self, request: Request, now: float) -> None:
+        """A request is done with, in whatever way."""
+        source = self._sending.pop(request, None)
+        if source is not None:  # it was still waiting for memory where it was to be sent
+            source.scheduler.release(request)
+            source.runner.poke(now)
+        del self._place[request]
+        self._unroute(request)
+        self.done += 1
+        if self.traffic.concurrency is not None:
+            self._arrive_next(now)
