@@ -75,6 +75,8 @@ class IterationCost:
 
         self._prefill = self._attention("prefill") * layers
         self._decode = self._attention("decode") * layers
+        self._straight = self._window is None and self._decode.per_pair <= self._decode.per_kv
+        """Whether memory bounds decode attention whatever the load, so that its line never breaks."""
         self._full = self._attention("full")
         self._windowed = self._attention("window")
 
@@ -155,9 +157,11 @@ class IterationCost:
 
     def _decode_line(self, batch: Batch) -> tuple[float, float, int]:
         """Decode attention of all layers: seconds, growth an iteration, iterations until the line breaks."""
-        decodes, kv = batch.decodes, batch.decode_kv
+        decodes, kv, line = batch.decodes, batch.decode_kv, self._decode
         if not decodes:
             return 0.0, 0.0, UNBOUNDED
+        if self._straight:
+            return line.fixed + kv * line.per_kv + decodes * line.per_unit, line.per_kv * decodes, UNBOUNDED
         valid = UNBOUNDED
         if self._window is not None:
             room = decodes * self._window - kv
@@ -165,7 +169,6 @@ class IterationCost:
                 kv += room
                 return self._decode.seconds(decodes, kv, kv), 0.0, UNBOUNDED
             valid = room // decodes + 1
-        line = self._decode
         memory = kv * line.per_kv + decodes * line.per_unit
         compute = kv * line.per_pair
         if memory < compute:

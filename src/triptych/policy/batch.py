@@ -36,16 +36,12 @@ class Batch:
             same requests, each one token longer every time. Only batches of nothing but decodes repeat.
     """
 
-    __slots__ = (
-        *("chunks", "decode_kv", "decodes", "encoded", "images", "padding"),
-        *("prefill_kv", "prefill_pairs", "prefill_tokens", "repeat", "sampled"),
-    )
-
     def __init__(
         self,
         chunks: Sequence[Chunk] = (),
         decodes: int = 0,
         decode_kv: int = 0,
+        *,
         images: Sequence[tuple[Request, Image]] = (),
         encoded: Sequence[Request] = (),
         padding: int = 0,
@@ -58,16 +54,13 @@ class Batch:
         self.encoded = encoded
         self.padding = padding
         self.repeat = repeat
-        tokens = kv = 0
-        pairs = 0.0
-        sampled = decodes
+        sampled, tokens, kv, pairs = decodes, 0, 0, 0.0
         for chunk in chunks:
-            size, history = chunk.tokens, chunk.history
+            size, reach = chunk.tokens, chunk.history + chunk.tokens
             tokens += size
-            kv += history + size
-            pairs += size * (history + 0.5 * (size + 1))
-            if chunk.last:
-                sampled += 1
+            kv += reach
+            pairs += size * (reach - 0.5 * (size - 1))
+            sampled += chunk.last
         self.prefill_tokens = tokens
         """Prompt tokens."""
         self.prefill_kv = kv

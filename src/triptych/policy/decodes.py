@@ -59,7 +59,7 @@ class DecodeSet:
         request.generated_tokens += gained
         self.context_tokens -= context
         if self._grows:
-            request.blocks = self.kv.blocks_for(context)
+            request.blocks = -(-context // self.kv.block_size)
             self._needs[(joined - before) % self.kv.block_size] -= 1
 
     def context(self, request: Request) -> int:
@@ -74,9 +74,16 @@ class DecodeSet:
         """The member that joined last."""
         return next(reversed(self.members))
 
-    def blocks_needed(self) -> int:
-        """Blocks that the coming iteration needs."""
-        return self._needs[self.step % self.kv.block_size]
+    def draw_blocks(self) -> bool:
+        """Takes the blocks that the coming iteration needs; False, and nothing taken, if there are too few."""
+        kv = self.kv
+        needed = self._needs[self.step % kv.block_size]
+        if needed > kv.free:
+            return False
+        kv.free -= needed
+        if kv.prefix_cache:
+            kv.evict()
+        return True
 
     def steps_to_run(self) -> int:
         """Iterations until the first member ends or memory runs out.

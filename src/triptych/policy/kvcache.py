@@ -111,6 +111,10 @@ class KVCache:
         if blocks > self.free:
             raise ValueError(f"{blocks} blocks wanted, {self.free} free")
         self.free -= blocks
+        self.evict()
+
+    def evict(self) -> None:
+        """Drops idle blocks from the cache until those that are held and those that are cached fit together."""
         while len(self._idle) > self.free:
             evicted, _ = self._idle.popitem(last=False)
             del self._holders[evicted]

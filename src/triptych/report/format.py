@@ -20,13 +20,13 @@ def number(value: float | None) -> str:
 
 
 def scaled(value: float | None, unit: str) -> str:
-    """With a decimal prefix: `1.20 kJ`, `80.0 GB`."""
+    """With a decimal prefix: `1.20 kJ`, `80.0 GB`, `8.03 G`."""
     if value is None:
         return NONE
     for scale, prefix in _DECIMAL:
         if abs(value) >= scale * 0.9995:
-            return f"{number(value / scale)} {prefix}{unit}"
-    return f"{number(value)} {unit}"
+            return f"{number(value / scale)} {prefix}{unit}".rstrip()
+    return f"{number(value)} {unit}".rstrip()
 
 
 def seconds(value: float | None) -> str:

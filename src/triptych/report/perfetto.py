@@ -1,10 +1,11 @@
 """A run as a Chrome trace-event file, which opens in Perfetto (ui.perfetto.dev).
 
-A process is a pool, a thread is a lane of one of its instances, a slice is a batch (equal decode iterations in a row
-are one slice). A transfer is a flow from the batch that made the data to the first that could use it, and a
-span of its own beside the pool's lanes. Counters show KV blocks in use and requests that wait.
+A process is a pool, a thread is a lane of one of its instances, a slice is a batch (equal decode iterations
+in a row are one slice). A transfer is a flow from the batch that made the data to the first that could use
+it, and a span of its own beside the pool's lanes. Counters show KV blocks in use and requests that wait.
 
-Format: "Trace Event Format" (Google), JSON object form. Times are microseconds, written to the nanosecond.
+Format: "Trace Event Format" (Google), JSON object form. Times are microseconds, in
+steps of an eighth: exact in binary, so that a reader that truncates sees no overlap.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ _ARGUMENTS = (
     *("iterations", "prefilling", "prefill_tokens", "prefill_kv", "decodes", "decode_kv", "padding"),
     *("images", "patches", "kv_blocks", "waiting", "flops", "bytes"),
 )
+_TICKS = 8
+"""In a microsecond."""
 _COUNTERS = (("kv_blocks", "KV blocks"), ("waiting", "waiting requests"))
 
 Event = dict[str, Any]
@@ -41,7 +44,7 @@ def write_trace(run: Run, path: str | Path) -> None:
 
 
 class _Track:
-    """Where a lane is drawn, and when its slices begin and end (ns)."""
+    """Where a lane is drawn, and when its slices begin and end (ticks)."""
 
     def __init__(self, run: Run, lane: LaneLog, thread: int, pools: list[str]) -> None:
         info = run.instances[lane.instance]
@@ -49,8 +52,8 @@ class _Track:
         self.pool = info.pool
         self.name = f"{info.pool} {info.id}" + (f" lane {lane.lane}" if info.lanes > 1 else "")
         self.place = {"pid": pools.index(info.pool) + 1, "tid": thread}
-        self.begins = _nanoseconds(lane["start"])
-        self.ends = _nanoseconds(lane.ends)
+        self.begins = _ticks(lane["start"])
+        self.ends = _ticks(lane.ends)
         # Two batches that follow on each other share an instant, up to rounding.
         self.ends[:-1] = np.minimum(self.ends[:-1], self.begins[1:])
 
@@ -83,8 +86,8 @@ def _slices(track: _Track) -> Iterator[Event]:
         yield {
             "ph": "X",
             **track.place,
-            "ts": begin / 1000,
-            "dur": (end - begin) / 1000,
+            "ts": begin / _TICKS,
+            "dur": (end - begin) / _TICKS,
             "name": make_up(arguments),
             "cat": "batch",
             "args": arguments,
@@ -96,7 +99,7 @@ def _slices(track: _Track) -> Iterator[Event]:
                 yield {
                     "ph": "C",
                     "pid": track.place["pid"],
-                    "ts": begin / 1000,
+                    "ts": begin / _TICKS,
                     "name": f"{track.name} {label}",
                     "args": {label: value},
                 }
@@ -125,43 +128,43 @@ def _transfers(run: Run, tracks: list[_Track]) -> Iterator[Event]:
         of_instance.setdefault(track.lane.instance, []).append(track)
     names = ("request", "kind", "source", "target", "bytes")
     rows = zip(*(run.transfers.columns[name].tolist() for name in names), strict=True)
-    starts = _nanoseconds(run.transfers.columns["start"]).tolist()
-    ends = _nanoseconds(run.transfers.columns["end"]).tolist()
+    starts = _ticks(run.transfers.columns["start"]).tolist()
+    ends = _ticks(run.transfers.columns["end"]).tolist()
     for number, (request, kind, source, target, size) in enumerate(rows, start=1):
         name = f"{TRANSFER_KINDS[kind]} of request {request}"
         common = {"cat": "transfer", "id": number, "name": name}
-        # The producers are drawn up to the time their data leaves, the users from the time it is there.
         made = _last_ended(of_instance.get(source, []), starts[number - 1])
         used = _first_begun(of_instance.get(target, []), ends[number - 1])
-        track = made[0] if made is not None else None
-        if track is not None:
-            span = {**common, **track.place, "args": {"bytes": size, "to": run.instances[target].pool}}
-            yield {**span, "ph": "b", "ts": starts[number - 1] / 1000}
-            yield {**span, "ph": "e", "ts": ends[number - 1] / 1000}
+        if made is not None:
+            span = {**common, **made[0].place, "args": {"bytes": size, "to": run.instances[target].pool}}
+            yield {**span, "ph": "b", "ts": starts[number - 1] / _TICKS}
+            yield {**span, "ph": "e", "ts": ends[number - 1] / _TICKS}
         if made is not None and used is not None:
-            yield {**common, **made[0].place, "ph": "s", "ts": made[1] / 1000}
-            yield {**common, **used[0].place, "ph": "f", "bp": "e", "ts": used[1] / 1000}
+            yield {**common, **made[0].place, "ph": "s", "ts": made[1] / _TICKS}
+            yield {**common, **used[0].place, "ph": "f", "bp": "e", "ts": used[1] / _TICKS}
 
 
 def _last_ended(tracks: list[_Track], time: int) -> tuple[_Track, int] | None:
-    """The lane whose batch ended last before `time`, and that batch's begin."""
-    best: tuple[int, _Track, int] | None = None
+    """The lane whose batch was the last to end by `time`, and an instant within that batch."""
+    found: list[tuple[int, _Track, int]] = []
     for track in tracks:
-        row = int(np.searchsorted(track.ends, time + 1, side="right")) - 1
-        if row >= 0 and (best is None or track.ends[row] > best[0]):
-            best = (int(track.ends[row]), track, int(track.begins[row]))
-    return None if best is None else (best[1], best[2])
+        row = int(np.searchsorted(track.ends, time, side="right")) - 1
+        if row >= 0:
+            begin, end = int(track.begins[row]), int(track.ends[row])
+            found.append((end, track, max(end - 1, begin)))
+    return max(found, key=lambda each: each[0])[1:] if found else None
 
 
 def _first_begun(tracks: list[_Track], time: int) -> tuple[_Track, int] | None:
-    """The lane with the first batch to begin after `time`, and that begin."""
-    best: tuple[_Track, int] | None = None
+    """The lane with the first batch to begin from `time` on, and an instant within that batch."""
+    found: list[tuple[int, _Track, int]] = []
     for track in tracks:
-        row = int(np.searchsorted(track.begins, time - 1))
-        if row < len(track.begins) and (best is None or track.begins[row] < best[1]):
-            best = (track, int(track.begins[row]))
-    return best
+        row = int(np.searchsorted(track.begins, time))
+        if row < len(track.begins):
+            begin, end = int(track.begins[row]), int(track.ends[row])
+            found.append((begin, track, min(begin + 1, end)))
+    return min(found, key=lambda each: each[0])[1:] if found else None
 
 
-def _nanoseconds(times: np.ndarray[Any, Any]) -> Ints:
-    return np.rint(times * 1e9).astype(np.int64)
+def _ticks(times: np.ndarray[Any, Any]) -> Ints:
+    return np.rint(times * 1e6 * _TICKS).astype(np.int64)

@@ -1,4 +1,4 @@
-"""The summary of a run as terminal tables. Reads as well in a file: no colour codes, no more than 80 columns."""
+"""The summary of a run as terminal tables, which fit in 80 columns and read as well in a file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from triptych.record.summary import Overload, PoolUsage, SloResult, Summary
 from triptych.report.format import NONE, count, dollars, number, percent, scaled, seconds
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
     from rich.table import Table
 
 _STATISTICS = ("mean", "p50", "p90", "p95", "p99", "p99.9")
@@ -24,32 +24,39 @@ _METRICS = {
     "transfer_seconds": "transfers",
 }
 
+_OVERLOADED = "Overloaded: these grow with the length of the trace."
+_POOL_COLUMNS = "batch, tokens: of a mean iteration. KV use: mean/peak. KV, MFU, MBU: while busy."
+
 
 def print_summary(summary: Summary, console: Console) -> None:
     """Prints what an engineer wants to see of a run at a glance."""
-    console.print()
     if summary.overload is not None:
-        _print_overload(summary.overload, console)
-    console.print(_headline(summary))
-    console.print(_latencies(summary))
+        _print(console, _overload(summary.overload))
+    _print(console, _headline(summary))
+    _print(console, _latencies(summary), note=_OVERLOADED if summary.overload is not None else "")
     if summary.pools:
-        console.print(_pools(summary.pools))
+        _print(console, _pools(summary.pools), note=_POOL_COLUMNS)
     if summary.slo:
-        console.print(_slo(summary.slo))
+        _print(console, _slo(summary.slo))
 
 
-def _print_overload(overload: Overload, console: Console) -> None:
+def _print(console: Console, part: RenderableType, note: str = "") -> None:
+    console.print()
+    console.print(part, highlight=False)
+    if note:
+        console.print(note, style="dim italic", highlight=False)
+
+
+def _overload(overload: Overload) -> str:
     grows = " and ".join(
         f"the {queue.phase} queue grows by {number(queue.growth)} requests/s" for queue in overload.queues
     )
     drain = overload.drain_seconds
-    left = f" What is left at the last arrival takes {seconds(drain)}." if drain is not None else ""
-    console.print(
+    left = f" Working off what the last arrival leaves takes {seconds(drain)}." if drain is not None else ""
+    return (
         f"[bold red]OVERLOADED[/]  {number(overload.arrival_rate)} requests/s come, "
-        f"{number(overload.served_rate)}/s are served: {grows}.{left}",
-        highlight=False,
+        f"{number(overload.served_rate)}/s are served: {grows}.{left}"
     )
-    console.print()
 
 
 def _headline(summary: Summary) -> Table:
@@ -99,10 +106,6 @@ def _headline(summary: Summary) -> Table:
 def _latencies(summary: Summary) -> Table:
     table = _table("latency", [name.upper() if name != "mean" else name for name in _STATISTICS])
     overloaded = summary.overload is not None
-    if overloaded:
-        table.caption = (
-            "In overload these grow with the length of the trace: they describe it, not the system."
-        )
     for name, label in _METRICS.items():
         values = summary.latency[name]
         # Times that are zero throughout belong to phases or transfers that the deployment does not have.
@@ -113,14 +116,14 @@ def _latencies(summary: Summary) -> Table:
 
 
 def _pools(pools: tuple[PoolUsage, ...]) -> Table:
-    headings = ["busy", "batch", "tok/iter", "KV use", "MFU", "MBU", "energy", "$/h"]
+    headings = ["busy", "batch", "tokens", "KV use", "MFU", "MBU", "energy", "$/h"]
     table = _table("pool", headings)
     for pool in pools:
         use = pool.usage
-        phases = "" if pool.phases == (pool.pool,) else f" ({', '.join(pool.phases)})"
-        kv = f"{percent(use.kv_mean_share)} / {percent(use.kv_peak_share)}"
+        phases = "" if pool.phases == (pool.pool,) else f"{'+'.join(pool.phases)}\n"
+        kv = f"{percent(use.kv_mean_share)}/{percent(use.kv_peak_share)}"
         table.add_row(
-            f"{pool.pool}{phases}\n[dim]{_devices(pool)}[/]",
+            f"{pool.pool}\n[dim]{phases}{_devices(pool)}[/]",
             percent(use.busy_share),
             number(use.mean_batch),
             number(use.tokens_per_iteration or None),
@@ -130,7 +133,6 @@ def _pools(pools: tuple[PoolUsage, ...]) -> Table:
             scaled(use.energy_joules, "J"),
             number(use.dollars_per_hour),
         )
-    table.caption = "batch and tok/iter: means of an iteration. KV use: mean while busy / peak."
     return table
 
 
@@ -167,7 +169,11 @@ def _table(name: str, headings: list[str]) -> Table:
     from rich.table import Table
 
     table = Table(
-        box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, header_style="bold cyan", caption_justify="left"
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 0, 0, 1),
+        pad_edge=False,
+        header_style="bold cyan",
     )
     table.add_column(name)
     for heading in headings:

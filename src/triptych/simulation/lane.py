@@ -55,10 +55,14 @@ class Lane:
         number: of this lane over the whole run.
     """
 
-    __slots__ = ("batch", "driver", "instance", "kv_used", "log", "number", "queued", "runner", "scheduler")
+    __slots__ = (
+        *("batch", "driver", "instance", "kv_used", "log", "number", "queued", "recorder", "runner"),
+        "scheduler",
+    )
 
     def __init__(self, driver: Driver, scheduler: Scheduler, instance: int, number: int) -> None:
         self.driver = driver
+        self.recorder = driver.recorder
         self.scheduler = scheduler
         self.instance = instance
         self.number = number
@@ -73,7 +77,9 @@ class Lane:
         """Forms the next batch and notes whose work begins with it."""
         scheduler = self.scheduler
         self.kv_used = scheduler.kv.blocks - scheduler.kv.free
-        self.queued = scheduler.queued
+        self.queued = len(scheduler.waiting)
+        if scheduler.unencoded or scheduler.incoming:
+            self.queued = scheduler.queued
         self.batch = batch = scheduler.schedule()
         if scheduler.preempted:
             self._note_preempted()
@@ -81,20 +87,19 @@ class Lane:
             self.driver.serve(self, now)
         if batch is None:
             return None
-        if batch.chunks:
-            recorder = self.driver.recorder
-            for chunk in batch.chunks:
-                request = chunk.request
-                if not recorder.prefill_start[request.id] >= 0:
-                    recorder.prefill_start[request.id] = now
-                    recorder.prefill_instance[request.id] = self.instance
+        prefill_start = self.recorder.prefill_start
+        for chunk in batch.chunks:
+            index = chunk.request.id
+            if not prefill_start[index] >= 0:
+                prefill_start[index] = now
+                self.recorder.prefill_instance[index] = self.instance
         if batch.images or batch.encoded:
             self._note_encoding(batch, now)
         return batch
 
     def close(self, now: float, start: float, first: float, growth: float, iterations: int) -> None:
         """Ends a run of the batch: logs it, moves its requests on and notes what they got."""
-        batch, scheduler, driver = self.batch, self.scheduler, self.driver
+        batch, scheduler, recorder = self.batch, self.scheduler, self.recorder
         if batch is None:
             return
         self.batch = None
@@ -122,7 +127,6 @@ class Lane:
             len(batch.chunks),
         )
         prefilled, finished = scheduler.complete(batch, iterations)
-        recorder = driver.recorder
         for request in prefilled:
             index = request.id
             recorder.token_time[index] = now
@@ -135,29 +139,29 @@ class Lane:
             if request.joined_step >= 0:
                 recorder.close_span(request, self.number, scheduler.decodes.step)
             recorder.close(request, now)
-            driver.ended(request, now)
+            self.driver.ended(request, now)
         for request in batch.encoded:
             recorder.encode_end[request.id] = now
             if scheduler.prefills_here:
                 recorder.prefill_ready[request.id] = now
         if scheduler.leaving:
-            driver.serve(self, now)
+            self.driver.serve(self, now)
 
     def abort(self, request: Request, status: Status, now: float) -> None:
         """Drops a request that is here; no batch may be running."""
         decoding = request in self.scheduler.decodes.members
         self.scheduler.abort(request, status)
         if decoding:
-            self.driver.recorder.close_span(request, self.number, self.scheduler.decodes.step)
-        self.driver.recorder.close(request, now)
+            self.recorder.close_span(request, self.number, self.scheduler.decodes.step)
+        self.recorder.close(request, now)
 
     def _note_preempted(self) -> None:
         for request in self.scheduler.preempted:
             if request.joined_step >= 0:
-                self.driver.recorder.close_span(request, self.number, self.scheduler.decodes.step)
+                self.recorder.close_span(request, self.number, self.scheduler.decodes.step)
 
     def _note_encoding(self, batch: Batch, now: float) -> None:
-        recorder = self.driver.recorder
+        recorder = self.recorder
         for request in [*(request for request, _ in batch.images), *batch.encoded]:
             if not recorder.encode_start[request.id] >= 0:
                 recorder.encode_start[request.id] = now
@@ -168,8 +172,8 @@ class Runner:
     """Runs the batches of one lane one after the other."""
 
     __slots__ = (
-        *("_poked", "_ticket", "cost", "driver", "end", "first", "gone", "growth", "iterations"),
-        *("lanes", "start"),
+        *("_action", "_poked", "cost", "driver", "end", "first", "gone", "growth", "iterations", "lanes"),
+        "start",
     )
 
     def __init__(self, driver: Driver, lanes: list[Lane], cost: Cost) -> None:
@@ -183,7 +187,7 @@ class Runner:
         self.iterations = 0
         """Planned for the present run; 0 when nothing runs, -1 between two runs."""
         self.start = self.end = self.first = self.growth = 0.0
-        self._ticket = 0
+        self._action = self._on_end
         self._poked = False
         """Whether something has changed between two runs, after the batch was formed."""
 
@@ -196,43 +200,45 @@ class Runner:
         elif self.iterations > 1:
             steps = self._steps_by(now)
             if steps < self.iterations:
-                self.iterations = steps
-                self._expect_end()
+                self._run_for(steps)
 
     def begin(self, now: float) -> None:
         """Starts the next run of a batch, if there is one."""
         self.iterations = -1
-        while True:
-            self._poked = False
-            run = self._form(now)
-            if run is not None:
-                break
-            if not self._poked:
-                self.iterations = 0
-                return
+        self._poked = False
+        run = self._form(now)
+        if run is None:
+            self.iterations = 0
+            if self._poked:
+                self.begin(now)
+            return
         self.start = now
         self.first, self.growth, iterations = run
-        self.iterations = 1 if self._poked or not self.driver.jump else iterations
-        self._expect_end()
+        self._run_for(1 if self._poked or not self.driver.jump else iterations)
 
     def _form(self, now: float) -> tuple[float, float, int] | None:
         """Forms what to run next: seconds of the first iteration, growth, iterations."""
         batch = self.lanes[0].open(now)
         if batch is None:
             return None
+        if batch.repeat == 1:
+            return self.cost.run(batch)[0], 0.0, 1
         first, growth, valid = self.cost.run(batch)
         return first, growth, min(batch.repeat, valid)
 
-    def _expect_end(self) -> None:
-        k = self.iterations
-        self.end = self.start + k * self.first + self.growth * (k * (k - 1) // 2)
-        self._ticket += 1
-        self.driver.at(self.end, self._on_end, self._ticket)
+    def _run_for(self, iterations: int) -> None:
+        """Plans how many iterations the present run has."""
+        self.iterations = iterations
+        self.end = self.start + iterations * self.first
+        if iterations > 1:
+            self.end += self.growth * (iterations * (iterations - 1) // 2)
+        self.driver.at(self.end, self._action, None)
 
-    def _on_end(self, now: float, ticket: int) -> None:
-        if ticket != self._ticket:
+    def _on_end(self, now: float, _: None) -> None:
+        iterations = self.iterations
+        if now != self.end or iterations < 1:
             return  # the run was cut short since this was expected
-        iterations, self.iterations = self.iterations, -1
+        self.iterations = -1
         for lane in self.lanes:
             lane.close(now, self.start, self.first, self.growth, iterations)
         if self.gone:

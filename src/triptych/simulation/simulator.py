@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from heapq import heappop, heappush
-from itertools import count
 from math import inf, nan
+from sys import maxsize
 from typing import Any
 
-from triptych.policy import Phase, Request, Router, Scheduler, Status
+from triptych.policy import EmbeddingCache, Phase, Request, Router, Status
 from triptych.policy.request import DECODE, ENCODE, PREFILL, TRANSFERRING
 from triptych.simulation.lane import Lane
 from triptych.simulation.network import Network
@@ -20,8 +20,6 @@ Progress = Callable[[int, int, float], bool]
 """Called now and then with (requests that have ended, requests in all, virtual seconds); False stops."""
 
 _EVENTS_PER_PROGRESS = 4096
-_PHASES = tuple(Phase)
-_TEXT_PHASES = (PREFILL, DECODE)
 
 
 @dataclass(slots=True)
@@ -68,8 +66,10 @@ class Simulator:
         self.instances: list[Instance] = []
         self.serving: list[list[Instance]] = [[] for _ in Phase]
         """By phase, the instances that run it."""
-        self._kinds: list[list[Scheduler]] = [[] for _ in Phase]
-        """A scheduler of each pool that runs the phase: all of a pool are alike."""
+        self._max_context = maxsize
+        """Tokens that a request may have in the smallest KV cache."""
+        self._embeddings: list[EmbeddingCache] = []
+        """One of each pool: all of a pool are alike."""
         self.routers: list[Router | None] = [None for _ in Phase]
         """Of each phase; None where a single instance runs it."""
         self.ways: dict[tuple[str, str], Way] = {}
@@ -78,7 +78,7 @@ class Simulator:
         self.interrupted = False
         self.done = 0
         self._events: list[tuple[float, int, Callable[[float, Any], None], Any]] = []
-        self._order = count()
+        self._order = 0
         self._next = 0
         """The request that arrives next."""
         self._place: dict[Request, Lane] = {}
@@ -94,35 +94,38 @@ class Simulator:
         self.instances += pool
         for phase in phases:
             self.serving[phase] += pool
-            self._kinds[phase].append(pool[0].lanes[0].scheduler)
+        scheduler = pool[0].lanes[0].scheduler
+        if PREFILL in phases or DECODE in phases:
+            self._max_context = min(self._max_context, scheduler.max_context)
+        if scheduler.embeddings is not None:
+            self._embeddings.append(scheduler.embeddings)
 
     def at(self, time: float, action: Any, argument: Any) -> None:
         """Calls `action(time, argument)` at that time; equal times in the order of the calls."""
-        heappush(self._events, (time, next(self._order), action, argument))
+        self._order = order = self._order + 1
+        heappush(self._events, (time, order, action, argument))
 
     def run(self, progress: Progress | None = None) -> None:
         """Runs until nothing is left to do, or `progress` says stop."""
         events = self._events
         arrivals = self.traffic.arrivals()
         following = next(arrivals, inf)
-        until_progress = _EVENTS_PER_PROGRESS
         for _ in range(self.traffic.concurrency or 0):
             self._arrive_next(0.0)
+        until_progress = _EVENTS_PER_PROGRESS
         while True:
             if events and events[0][0] < following:
-                self.now, _, action, argument = heappop(events)
-                action(self.now, argument)
+                now, _, action, argument = heappop(events)
+                self.now = now
+                action(now, argument)
             elif following < inf:
-                self.now = following
-                lane = self._arrive(following)
+                self.now = now = following
+                lane = self._arrive(now)
                 following = next(arrivals, inf)
-                lanes = {lane: None}
-                while following == self.now:  # all that come at once are there before any is served
-                    lanes[self._arrive(following)] = None
-                    following = next(arrivals, inf)
-                for lane in lanes:
-                    if lane is not None:
-                        lane.runner.poke(self.now)
+                if following == now:
+                    following = self._arrive_together(now, lane, arrivals)
+                elif lane is not None:
+                    lane.runner.poke(now)
             else:
                 break
             until_progress -= 1
@@ -167,6 +170,18 @@ class Simulator:
         lane.scheduler.add(request)
         return lane
 
+    def _arrive_together(self, now: float, first: Lane | None, arrivals: Iterator[float]) -> float:
+        """All that come at once are there before any is served; returns the time of the next arrival."""
+        lanes = {first: None}
+        following = now
+        while following == now:
+            lanes[self._arrive(now)] = None
+            following = next(arrivals, inf)
+        for lane in lanes:
+            if lane is not None:
+                lane.runner.poke(now)
+        return following
+
     def _arrive_next(self, now: float) -> None:
         """Closed loop: the next request comes because another has gone."""
         while self._next < len(self.traffic):
@@ -177,13 +192,9 @@ class Simulator:
 
     def _servable(self, request: Request) -> bool:
         """Whether the request could be served wherever the routers may send it."""
-        for phase in _PHASES if request.images else _TEXT_PHASES:
-            if phase is DECODE and request.output_tokens == 1:
-                continue
-            for scheduler in self._kinds[phase]:
-                if not scheduler.fits(request, phase):
-                    return False
-        return True
+        if request.longest_context > self._max_context:
+            return False
+        return not request.images or all(cache.fits(request) for cache in self._embeddings)
 
     def _route(self, request: Request) -> Lane:
         """Picks the instance for the request's phase, and the lane in it."""

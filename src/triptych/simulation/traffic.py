@@ -31,7 +31,7 @@ class Traffic:
         # Memoryviews give plain Python numbers several times faster than numpy's indexing does.
         self._text = requests.text_tokens.data
         self._output = requests.output_tokens.data
-        self._patience = requests.patience.data
+        self._patience = requests.patience.data.cast("B").cast("d")
         self._images = requests.image_offsets.data
         self._content = requests.image_content.data
         self._kind = np.zeros(0, dtype=np.int64).data
@@ -45,7 +45,7 @@ class Traffic:
 
     def arrivals(self) -> Iterator[float]:
         """Times of the requests that come by themselves: none in a closed loop."""
-        return iter(() if self.concurrency is not None else self._requests.arrival.data)
+        return iter(() if self.concurrency is not None else self._requests.arrival.data.cast("B").cast("d"))
 
     def patience(self, index: int) -> float:
         """Seconds after which the client gives up; inf: never."""

@@ -24,6 +24,8 @@ from triptych.policy.request import (
     Status,
 )
 
+_FINISHED = Status.FINISHED  # see request.py on why it is named here
+
 Queue = OrderedDict[Request, None]
 """First in, first out, with removal from anywhere in constant time."""
 
@@ -132,19 +134,16 @@ class Scheduler(ABC):
 
     # The driver's side ------------------------------------------------------------------------------
 
-    def fits(self, request: Request, phase: Phase) -> bool:
-        """Whether the request's phase could ever be run here; if not, it must not be added."""
-        if phase is not DECODE and self.embeddings is not None and not self.embeddings.fits(request):
-            return False
-        # Where only prompts are held a request may come back after a preemption elsewhere, all but its
-        # last token generated.
-        return phase is ENCODE or self.kv.blocks_for(request.longest_context) <= self.kv.blocks
+    @property
+    def max_context(self) -> int:
+        """Tokens of context that a single request can have here; a longer one must not be added."""
+        return self.kv.blocks * self.kv.block_size
 
     def add(self, request: Request, *, from_elsewhere: bool = False) -> None:
         """Queues a request for its phase.
 
         Args:
-            request: must pass `fits`.
+            request: must fit: see `max_context` and `EmbeddingCache.fits`.
             from_elsewhere: its embeddings or KV are on another instance: it will show up in `reserved`
                 once there is room for them.
         """
@@ -185,7 +184,8 @@ class Scheduler(ABC):
         """
         finished = self.decodes.advance(iterations) if batch.decodes else []
         for request in finished:
-            self._end(request)
+            self.kv.release(request)
+            request.status = _FINISHED
         prefilled: list[Request] = []
         for chunk in batch.chunks:
             request = chunk.request
@@ -286,10 +286,8 @@ class Scheduler(ABC):
 
     def _make_room(self) -> None:
         """Takes the blocks that the coming decode iteration needs, preempting the latest if need be."""
-        while (needed := self.decodes.blocks_needed()) > self.kv.free:
+        while not self.decodes.draw_blocks():
             self._preempt(self._latest())
-        if needed:
-            self.kv.draw(needed)
 
     def _latest(self) -> Request:
         """Whom to preempt: the request that was admitted last."""
@@ -347,11 +345,11 @@ class Scheduler(ABC):
         if self.unencoded and encode:
             images, encoded = self._images()
             if images or encoded:
-                return Batch(chunks, decodes, kv_read, images, encoded, padding)
+                return Batch(chunks, decodes, kv_read, images=images, encoded=encoded, padding=padding)
         if chunks:
-            return Batch(chunks, decodes, kv_read, (), (), padding)
+            return Batch(chunks, decodes, kv_read, padding=padding)
         if decodes:
-            return Batch((), decodes, kv_read, (), (), padding, self.decodes.steps_to_run())
+            return Batch((), decodes, kv_read, padding=padding, repeat=self.decodes.steps_to_run())
         return None
 
     def _after_encode(self, request: Request) -> None:
@@ -368,7 +366,8 @@ class Scheduler(ABC):
         if self.embeddings is not None:
             self.embeddings.release(request)
         if request.remaining_tokens == 0:
-            self._end(request)
+            self.kv.release(request)
+            request.status = _FINISHED
             finished.append(request)
             return
         request.phase = DECODE
@@ -385,10 +384,6 @@ class Scheduler(ABC):
         request.blocks = request.shared_blocks = request.encoded_images = 0
         request.status = WAITING
         self.leaving.append(request)
-
-    def _end(self, request: Request) -> None:
-        self.kv.release(request)
-        request.status = Status.FINISHED
 
     def _free(self, request: Request) -> None:
         self.kv.release(request)

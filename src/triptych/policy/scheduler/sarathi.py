@@ -42,7 +42,7 @@ class SarathiScheduler(Scheduler):
                 break
             chunks.append(next_chunk(request, budget))
             budget -= chunks[-1].tokens
-        while budget > 0 and self._may_admit():
+        while self.waiting and budget > 0 and self._may_admit():
             request = next(iter(self.waiting))
             hits = self.kv.match(request)
             if not self._start(request, request.prefill_tokens, hits, self._keep_free()):

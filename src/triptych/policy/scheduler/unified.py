@@ -35,7 +35,7 @@ class UnifiedScheduler(Scheduler):
             else:
                 chunks.append(piece)
                 budget -= piece.tokens
-        while budget > 0 and self._may_admit():
+        while self.waiting and budget > 0 and self._may_admit():
             request = next(iter(self.waiting))
             hits = self.kv.match(request)
             cached = hits * self.kv.block_size

@@ -1,0 +1,105 @@
+"""What an engineer sees at a glance."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+from tests.record import build
+
+from triptych.record.metrics import summarise
+from triptych.record.summary import Overload, PhaseQueue, Summary
+from triptych.report.table import print_summary
+
+
+@pytest.fixture
+def summary() -> Summary:
+    return summarise(build.split_run())
+
+
+def printed(summary: Summary, width: int = 80) -> str:
+    file = io.StringIO()
+    print_summary(summary, Console(file=file, width=width))
+    return file.getvalue()
+
+
+def line_of(text: str, start: str) -> list[str]:
+    return next(line for line in text.splitlines() if line.startswith(start)).split()
+
+
+def test_the_headline(summary: Summary) -> None:
+    text = printed(summary)
+    assert "2 of 2 requests finished in 10.0 s" in text
+    assert "0.200 requests/s, 0.700 output tokens/s, 20.7 tokens/s" in text
+    assert "0.100 requests/s within the SLO (50%)" in text
+    assert "$10.80/h, $4,286 per million output tokens" in text
+    assert "460 J, 65.7 J per output token" in text
+
+
+def test_latencies_have_their_percentiles(summary: Summary) -> None:
+    text = printed(summary)
+    assert line_of(text, "latency") == ["latency", "mean", "P50", "P90", "P95", "P99", "P99.9"]
+    assert line_of(text, "E2E ")[:5] == ["E2E", "5.50", "s", "5.50", "s"]
+
+
+def test_phases_that_there_are_not_take_no_line(summary: Summary) -> None:
+    assert "encode queue" not in printed(summary)
+    assert "prefill queue" in printed(summary)
+
+
+def test_pools(summary: Summary) -> None:
+    text = printed(summary)
+    decode = ["decode", "30%", "1.67", "1.67", "70%/80%", "6.7%", "53%", "260", "J", "7.20"]
+    assert line_of(text, "decode  ") == decode
+    assert "1 x 2 toy" in text
+
+
+def test_bounds_are_met_or_missed(summary: Summary) -> None:
+    text = printed(summary)
+    assert line_of(text, "SLO")[1:] == [
+        "TTFT",
+        "P99",
+        "2.00",
+        "s",
+        "<=",
+        "2.50",
+        "s",
+        "met",
+        "100%",
+        "of",
+        "requests",
+        "within",
+    ]
+    assert "MISSED" in line_of(text, "     TPOT mean")
+
+
+def test_what_went_wrong_is_said(summary: Summary) -> None:
+    assert "preemption" not in printed(summary)
+    counts = replace(summary.counts, timed_out=3, rejected=2, preemptions=14)
+    text = printed(replace(summary, counts=counts, interrupted=True), width=100)
+    assert "3 timed out, 2 rejected, interrupted" in text
+    assert "14 preemptions" in text
+
+
+def test_overload_comes_first_and_latencies_are_marked(summary: Summary) -> None:
+    overload = Overload(12.4, 9.8, 83.2, (PhaseQueue("prefill", 2.6, 700.0),))
+    text = printed(replace(summary, overload=overload))
+    first, *rest = text.split()
+    assert first == "OVERLOADED"
+    banner = " ".join(rest)
+    assert "12.4 requests/s come, 9.80/s are served: the prefill queue grows by 2.60 requests/s" in banner
+    assert "takes 83.2 s" in banner
+    assert "these grow with the length of the trace" in banner
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_in_a_file_it_is_plain_and_narrow(summary: Summary, width: int) -> None:
+    pool = summary.pools[0]
+    usage = replace(pool.usage, energy_joules=1.23e7, dollars_per_hour=1234.5, kv_peak_share=0.9991)
+    wide = replace(pool, pool="text", phases=("prefill", "decode"), device="RTX-PRO-6000", usage=usage)
+    text = printed(replace(summary, pools=(wide, *summary.pools)), width)
+    assert "\x1b" not in text
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= width
