@@ -102,8 +102,19 @@ class IterationCost:
             Seconds of the first iteration; seconds by which each further iteration is longer; number of
             iterations for which that holds exactly.
         """
-        tokens, seconds, growth, valid = self._besides_tokens(batch)
-        return self._tokens.at(tokens) + seconds, growth, valid
+        tokens = batch.prefill_tokens + batch.decodes + batch.padding
+        try:
+            seconds = self._tokens.values[tokens] + self._sampled.values[batch.sampled]
+        except IndexError:
+            seconds = self._tokens.at(tokens) + self._sampled.at(batch.sampled)
+        line, growth, valid = self._decode_line(batch)
+        if batch.chunks:
+            growth, valid = 0.0, 1
+            seconds += self._prefill_seconds(batch)
+        if batch.images:
+            growth, valid = 0.0, 1
+            seconds += self._vision_seconds(batch)
+        return seconds + line, growth, valid
 
     def stages(self, batch: Batch) -> list[float]:
         """Seconds of a batch's first iteration in each pipeline stage; they add up to that of `run`."""
@@ -179,6 +190,8 @@ class IterationCost:
         return line.fixed + memory, line.per_kv * decodes, valid
 
     def _prefill_seconds(self, batch: Batch) -> float:
+        if self._window is None:
+            return self._prefill.seconds(batch.prefill_tokens, batch.prefill_pairs, batch.prefill_kv)
         return self._prefill.seconds(*prefill_sizes(batch, self._window))
 
     def _vision_seconds(self, batch: Batch) -> float:
@@ -253,25 +266,26 @@ class IterationCost:
 class _Table:
     """A function of a count as a list, longer whenever a larger count is asked for."""
 
-    __slots__ = ("_values", "evaluate")
+    __slots__ = ("evaluate", "values")
 
     def __init__(self, evaluate: Callable[[Floats], Floats]) -> None:
         self.evaluate = evaluate
-        self._values: list[float] = []
+        self.values: list[float] = []
+        """Those worked out so far."""
 
     def at(self, count: int) -> float:
         try:
-            return self._values[count]
+            return self.values[count]
         except IndexError:
             return self._extend(count)
 
     def _extend(self, count: int) -> float:
         if count >= _TABLE_LIMIT:
             return float(self.evaluate(np.array([float(count)]))[0])
-        known = len(self._values)
+        known = len(self.values)
         end = min(_TABLE_LIMIT, max(256, 1 << count.bit_length()))
-        self._values += self.evaluate(np.arange(known, end, dtype=np.float64)).tolist()
-        return self._values[count]
+        self.values += self.evaluate(np.arange(known, end, dtype=np.float64)).tolist()
+        return self.values[count]
 
 
 def _slowest(lines: Sequence[tuple[float, float, int]]) -> tuple[float, float, int]:

@@ -88,7 +88,7 @@ def activation_bytes(model: Model, pool: Pool) -> float:
     if pool.phases != ("encode",):
         text = model.text
         scheduler = pool.scheduler
-        limit = scheduler.max_tokens or SCHEDULERS[scheduler.policy].max_tokens or _UNLIMITED
+        limit = scheduler.max_tokens or SCHEDULERS[scheduler.policy].default_tokens or _UNLIMITED
         tokens = max(limit, scheduler.max_batch)
         heads = (text.heads + 2 * text.kv_heads) * text.head_dim
         gates = 3 if text.gated_mlp else 2
@@ -101,7 +101,7 @@ def activation_bytes(model: Model, pool: Pool) -> float:
         largest = tokens * width * element + logits
     if "encode" in pool.phases and model.vision is not None:
         vision = model.vision
-        patches = pool.scheduler.max_patches or Scheduler.max_patches
+        patches = pool.scheduler.max_patches or Scheduler.default_patches
         inner = (3 if vision.gated_mlp else 2) * vision.intermediate
         width = 2 * vision.hidden + max(3 * vision.hidden, inner) / tensor
         largest = max(largest, patches * width * element)

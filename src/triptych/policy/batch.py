@@ -29,11 +29,11 @@ class Batch:
         decodes: requests that decode one token each.
         decode_kv: tokens of KV that decode attention reads in the first iteration, the new ones included;
             every further iteration reads `decodes` more.
-        images: images to run through the vision tower, and who asked for them first.
-        encoded: requests that have all their embeddings after this batch (some found them in the cache).
-        padding: slots of requests that have ended but are computed all the same (static batching).
         repeat: how many times it may be run before the scheduler must be asked again: the decodes are the
             same requests, each one token longer every time. Only batches of nothing but decodes repeat.
+        padding: slots of requests that have ended but are computed all the same (static batching).
+        images: images to run through the vision tower, and who asked for them first.
+        encoded: requests that have all their embeddings after this batch (some found them in the cache).
     """
 
     def __init__(
@@ -41,11 +41,10 @@ class Batch:
         chunks: Sequence[Chunk] = (),
         decodes: int = 0,
         decode_kv: int = 0,
-        *,
+        repeat: int = 1,
+        padding: int = 0,
         images: Sequence[tuple[Request, Image]] = (),
         encoded: Sequence[Request] = (),
-        padding: int = 0,
-        repeat: int = 1,
     ) -> None:
         self.chunks = chunks
         self.decodes = decodes

@@ -75,7 +75,7 @@ class DecodeSet:
         return next(reversed(self.members))
 
     def draw_blocks(self) -> bool:
-        """Takes the blocks that the coming iteration needs; False, and nothing taken, if there are too few."""
+        """Takes the blocks that the coming iteration needs, if so many are free; says whether they were."""
         kv = self.kv
         needed = self._needs[self.step % kv.block_size]
         if needed > kv.free:

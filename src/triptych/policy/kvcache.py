@@ -114,7 +114,7 @@ class KVCache:
         self.evict()
 
     def evict(self) -> None:
-        """Drops idle blocks from the cache until those that are held and those that are cached fit together."""
+        """Drops idle blocks from the cache until those held and those cached fit together."""
         while len(self._idle) > self.free:
             evicted, _ = self._idle.popitem(last=False)
             del self._holders[evicted]

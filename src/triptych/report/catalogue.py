@@ -1,4 +1,4 @@
-"""Tables of what the catalogue holds."""
+"""Tables of what the catalogue holds, which fit in 80 columns and read as well in a file."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ from rich.console import Console
 from rich.table import Table
 
 from triptych import catalog
-from triptych.report.format import scaled
+from triptych.report.format import number, scaled
+from triptych.spec.device import Device, Link, Precision
+
+_MODELS = "active: parameters that one token uses. KV/token: bf16. vision: the tower's."
+_DEVICES = "FLOP/s: dense. link: per device and direction. power: idle-peak."
+_NODES = "network: per device and direction."
 
 
 def print_models(console: Console | None = None) -> None:
-    """Lists the models: size, shape and KV cache."""
-    table = _table(
-        "models", ("model", "parameters", "active", "layers", "hidden", "KV/token", "experts", "vision")
-    )
+    """Lists the models: size, layers, KV cache, experts and vision tower."""
+    console = console or Console()
+    table = _table("model", "parameters", "active", "layers", "KV/token", "experts", "vision")
     for name in catalog.model_names():
         model = catalog.model(name)
         text = model.text
@@ -22,43 +26,60 @@ def print_models(console: Console | None = None) -> None:
             scaled(model.parameters, ""),
             scaled(model.active_parameters, "") if text.experts else "",
             str(text.layers),
-            str(text.hidden),
-            scaled(model.kv_bytes_per_token("bf16"), "B"),
+            f"{model.kv_bytes_per_token('bf16') / 2**10:,.0f} KiB",
             f"{text.experts.top_k} of {text.experts.count}" if text.experts else "",
-            f"{scaled(model.vision.parameters, '')}, patch {model.vision.patch}" if model.vision else "",
+            scaled(model.vision.parameters, "") if model.vision else "",
         )
-    (console or Console()).print(table)
+    _print(console, table, _MODELS)
 
 
 def print_devices(console: Console | None = None) -> None:
     """Lists the devices and the nodes they come in."""
     console = console or Console()
-    table = _table("devices", ("device", "bf16", "fp8", "memory", "bandwidth", "link", "power", "$/h"))
+    table = _table(
+        *("device", "bf16\nTFLOP/s", "fp8\nTFLOP/s", "memory\nGiB", "memory\nTB/s", "link", "\nGB/s"),
+        *("power\nwatts", "\n$/h"),
+        left=("device", "link"),
+        gap=1,
+    )
     for name in catalog.device_names():
         device = catalog.device(name)
         table.add_row(
             name,
-            *(
-                scaled(device.flops[kind], "FLOP/s") if kind in device.flops else ""
-                for kind in ("bf16", "fp8")
-            ),
-            scaled(device.memory, "B"),
-            scaled(device.bandwidth, "B/s"),
-            f"{device.link.name} {scaled(device.link.bandwidth, 'B/s')}",
-            f"{device.idle_watts:.0f} to {device.peak_watts:.0f} W",
+            _tera(device, "bf16"),
+            _tera(device, "fp8"),
+            number(device.memory / 2**30),
+            number(device.bandwidth / 1e12),
+            device.link.name,
+            _giga(device.link),
+            f"{device.idle_watts:.0f}-{device.peak_watts:.0f}",
             f"{device.dollars_per_hour:.2f}",
         )
-    console.print(table)
-    nodes = _table("nodes", ("node", "devices", "topology", "network per device"))
+    _print(console, table, _DEVICES)
+    nodes = _table("node", "devices", "topology", "network", "\nGB/s", left=("node", "topology", "network"))
     for name in catalog.node_names():
         node = catalog.node(name)
-        network = f"{node.network.name} {scaled(node.network.bandwidth, 'B/s')}"
-        nodes.add_row(name, str(node.devices), node.topology, network)
-    console.print(nodes)
+        nodes.add_row(name, str(node.devices), node.topology, node.network.name, _giga(node.network))
+    console.print()
+    _print(console, nodes, _NODES)
 
 
-def _table(title: str, columns: tuple[str, ...]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
-    for position, column in enumerate(columns):
-        table.add_column(column, justify="left" if position == 0 else "right", no_wrap=True)
+def _tera(device: Device, precision: Precision) -> str:
+    return number(device.flops[precision] / 1e12) if precision in device.flops else ""
+
+
+def _giga(link: Link) -> str:
+    return number(link.bandwidth / 1e9)
+
+
+def _table(*headings: str, left: tuple[str, ...] = ("model",), gap: int = 2) -> Table:
+    """Columns as wide as they need to be; a terminal too narrow for them wraps, and cuts nothing off."""
+    table = Table(box=None, padding=(0, 0, 0, gap), pad_edge=False, header_style="bold cyan")
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading in left else "right", overflow="fold")
     return table
+
+
+def _print(console: Console, table: Table, note: str) -> None:
+    console.print(table, highlight=False)
+    console.print(note, style="dim italic", highlight=False)

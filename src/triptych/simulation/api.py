@@ -101,7 +101,7 @@ def _record(
     lanes = []
     for instance in simulator.instances:
         for number, lane in enumerate(instance.lanes):
-            rows = np.frombuffer(bytes(lane.log), BATCH_ROW)
+            rows = np.frombuffer(lane.log, BATCH_ROW)
             log = {name: rows[name] for name in BATCH_ROW.names or ()}
             log["flops"], log["bytes"] = by_pool[instance.pool].cost.work(log)
             lanes.append(LaneLog(instance.number, number, log))
@@ -123,7 +123,7 @@ def _record(
 
 def _columns(rows: bytearray, row: np.dtype[np.void], sort: str | None = None) -> dict[str, np.ndarray]:
     """Packed rows as columns, sorted by one of them (stably) if asked for."""
-    table = np.frombuffer(bytes(rows), row)
+    table = np.frombuffer(rows, row)
     if sort is not None:
         table = table[np.argsort(table[sort], kind="stable")]
     return {name: np.ascontiguousarray(table[name]) for name in row.names or ()}

@@ -210,7 +210,7 @@ def _hash_block_size(deployment: Deployment) -> int | None:
 def _check_budget(pool: Pool, field: str, file: str | Path | None) -> None:
     """Decodes alone must fit the token budget of the policies that count them in it."""
     knobs = pool.scheduler
-    budget = knobs.max_tokens or SCHEDULERS[knobs.policy].max_tokens
+    budget = knobs.max_tokens or SCHEDULERS[knobs.policy].default_tokens
     if knobs.policy in ("sarathi", "unified") and budget < knobs.max_batch:
         problem = (
             f"{budget} is less than max_batch {knobs.max_batch}, one token each; raise it to that at least"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from heapq import heappush
 from math import ceil, sqrt
-from typing import Protocol
+from typing import Any, Protocol
 
 from triptych.policy import Batch, Request, Scheduler, Status
 from triptych.record.columns import BATCH_ROW, packer
 from triptych.simulation.recorder import Recorder
+
+Event = tuple[float, int, Callable[[float, Any], None], Any]
+"""(time, order, action, argument): `action(time, argument)` is called then."""
 
 _pack_row = packer(BATCH_ROW)
 
@@ -31,9 +35,10 @@ class Driver(Protocol):
 
     jump: bool
     recorder: Recorder
-
-    def at(self, time: float, action: object, argument: object) -> None:
-        """Calls `action(time, argument)` then."""
+    events: list[Event]
+    """Heap of what is to happen."""
+    order: Iterator[int]
+    """Numbers events, so that equal times keep the order in which they were foreseen."""
 
     def serve(self, lane: Lane, now: float) -> None:
         """Sends on what has gathered in the scheduler's `leaving` and `reserved`."""
@@ -77,9 +82,7 @@ class Lane:
         """Forms the next batch and notes whose work begins with it."""
         scheduler = self.scheduler
         self.kv_used = scheduler.kv.blocks - scheduler.kv.free
-        self.queued = len(scheduler.waiting)
-        if scheduler.unencoded or scheduler.incoming:
-            self.queued = scheduler.queued
+        self.queued = len(scheduler.waiting) + len(scheduler.unencoded) + len(scheduler.incoming)
         self.batch = batch = scheduler.schedule()
         if scheduler.preempted:
             self._note_preempted()
@@ -104,9 +107,9 @@ class Lane:
             return
         self.batch = None
         patches = patch_pairs = 0
-        for _, image in batch.images:
-            patches += image.patches
-            patch_pairs += image.patches * image.patches
+        if batch.images:
+            patches = sum(image.patches for _, image in batch.images)
+            patch_pairs = sum(image.patches * image.patches for _, image in batch.images)
         self.log += _pack_row(
             start,
             first,
@@ -172,8 +175,8 @@ class Runner:
     """Runs the batches of one lane one after the other."""
 
     __slots__ = (
-        *("_action", "_poked", "cost", "driver", "end", "first", "gone", "growth", "iterations", "lanes"),
-        "start",
+        *("_action", "_events", "_order", "_poked", "cost", "driver", "end", "first", "gone", "growth"),
+        *("iterations", "lanes", "start"),
     )
 
     def __init__(self, driver: Driver, lanes: list[Lane], cost: Cost) -> None:
@@ -188,6 +191,8 @@ class Runner:
         """Planned for the present run; 0 when nothing runs, -1 between two runs."""
         self.start = self.end = self.first = self.growth = 0.0
         self._action = self._on_end
+        self._events = driver.events
+        self._order = driver.order
         self._poked = False
         """Whether something has changed between two runs, after the batch was formed."""
 
@@ -206,33 +211,31 @@ class Runner:
         """Starts the next run of a batch, if there is one."""
         self.iterations = -1
         self._poked = False
-        run = self._form(now)
-        if run is None:
+        iterations = self._form(now)
+        if iterations == 0:
             self.iterations = 0
             if self._poked:
                 self.begin(now)
             return
         self.start = now
-        self.first, self.growth, iterations = run
         self._run_for(1 if self._poked or not self.driver.jump else iterations)
 
-    def _form(self, now: float) -> tuple[float, float, int] | None:
-        """Forms what to run next: seconds of the first iteration, growth, iterations."""
+    def _form(self, now: float) -> int:
+        """Forms what to run next, sets `first` and `growth`, and returns for how many iterations they hold."""
         batch = self.lanes[0].open(now)
         if batch is None:
-            return None
-        if batch.repeat == 1:
-            return self.cost.run(batch)[0], 0.0, 1
-        first, growth, valid = self.cost.run(batch)
-        return first, growth, min(batch.repeat, valid)
+            return 0
+        self.first, self.growth, valid = self.cost.run(batch)
+        return batch.repeat if batch.repeat < valid else valid
 
     def _run_for(self, iterations: int) -> None:
         """Plans how many iterations the present run has."""
         self.iterations = iterations
-        self.end = self.start + iterations * self.first
-        if iterations > 1:
-            self.end += self.growth * (iterations * (iterations - 1) // 2)
-        self.driver.at(self.end, self._action, None)
+        self.end = end = (
+            self.start + iterations * self.first + self.growth * (iterations * (iterations - 1) // 2)
+        )
+        event: Event = (end, next(self._order), self._action, None)
+        heappush(self._events, event)
 
     def _on_end(self, now: float, _: None) -> None:
         iterations = self.iterations
@@ -276,15 +279,16 @@ class PipelineRunner(Runner):
         self.free_at = free_at
         """When each stage is free, one list for all lanes of the instance."""
 
-    def _form(self, now: float) -> tuple[float, float, int] | None:
+    def _form(self, now: float) -> int:
         batch = self.lanes[0].open(now)
         if batch is None:
-            return None
+            return 0
         leaves = now
         for stage, seconds in enumerate(self.cost.stages(batch)):
             leaves = max(leaves, self.free_at[stage]) + seconds
             self.free_at[stage] = leaves
-        return leaves - now, 0.0, 1
+        self.first, self.growth = leaves - now, 0.0
+        return 1
 
 
 class LockstepRunner(Runner):
@@ -292,10 +296,10 @@ class LockstepRunner(Runner):
 
     __slots__ = ()
 
-    def _form(self, now: float) -> tuple[float, float, int] | None:
+    def _form(self, now: float) -> int:
         batches = [lane.open(now) for lane in self.lanes]
         running = [batch.repeat for batch in batches if batch is not None]
         if not running:
-            return None
-        first, growth, valid = self.cost.lockstep(batches)
-        return first, growth, min(*running, valid)
+            return 0
+        self.first, self.growth, valid = self.cost.lockstep(batches)
+        return min(*running, valid)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from heapq import heappop, heappush
+from itertools import count
 from math import inf, nan
 from sys import maxsize
 from typing import Any
 
 from triptych.policy import EmbeddingCache, Phase, Request, Router, Status
 from triptych.policy.request import DECODE, ENCODE, PREFILL, TRANSFERRING
-from triptych.simulation.lane import Lane
+from triptych.simulation.lane import Event, Lane
 from triptych.simulation.network import Network
 from triptych.simulation.recorder import Recorder
 from triptych.simulation.traffic import Traffic
@@ -77,8 +78,9 @@ class Simulator:
         self.now = 0.0
         self.interrupted = False
         self.done = 0
-        self._events: list[tuple[float, int, Callable[[float, Any], None], Any]] = []
-        self._order = 0
+        self.events: list[Event] = []
+        self.order: Iterator[int] = count()
+        self._arrivals: Iterator[float] = iter(())
         self._next = 0
         """The request that arrives next."""
         self._place: dict[Request, Lane] = {}
@@ -102,36 +104,24 @@ class Simulator:
 
     def at(self, time: float, action: Any, argument: Any) -> None:
         """Calls `action(time, argument)` at that time; equal times in the order of the calls."""
-        self._order = order = self._order + 1
-        heappush(self._events, (time, order, action, argument))
+        heappush(self.events, (time, next(self.order), action, argument))
 
     def run(self, progress: Progress | None = None) -> None:
         """Runs until nothing is left to do, or `progress` says stop."""
-        events = self._events
-        arrivals = self.traffic.arrivals()
-        following = next(arrivals, inf)
+        events = self.events
+        self._arrivals = self.traffic.arrivals()
+        self._foresee_arrival(next(self._arrivals, inf))
         for _ in range(self.traffic.concurrency or 0):
             self._arrive_next(0.0)
         until_progress = _EVENTS_PER_PROGRESS
-        while True:
-            if events and events[0][0] < following:
-                now, _, action, argument = heappop(events)
-                self.now = now
-                action(now, argument)
-            elif following < inf:
-                self.now = now = following
-                lane = self._arrive(now)
-                following = next(arrivals, inf)
-                if following == now:
-                    following = self._arrive_together(now, lane, arrivals)
-                elif lane is not None:
-                    lane.runner.poke(now)
-            else:
-                break
+        while events:
+            now, _, action, argument = heappop(events)
+            self.now = now
+            action(now, argument)
             until_progress -= 1
             if until_progress == 0:
                 until_progress = _EVENTS_PER_PROGRESS
-                if progress is not None and not progress(self.done, len(self.traffic), self.now):
+                if progress is not None and not progress(self.done, len(self.traffic), now):
                     self.interrupted = True
                     break
 
@@ -170,17 +160,28 @@ class Simulator:
         lane.scheduler.add(request)
         return lane
 
-    def _arrive_together(self, now: float, first: Lane | None, arrivals: Iterator[float]) -> float:
-        """All that come at once are there before any is served; returns the time of the next arrival."""
-        lanes = {first: None}
-        following = now
-        while following == now:
-            lanes[self._arrive(now)] = None
-            following = next(arrivals, inf)
-        for lane in lanes:
-            if lane is not None:
-                lane.runner.poke(now)
-        return following
+    def _foresee_arrival(self, time: float) -> None:
+        if time < inf:
+            # Before all else that happens at that time: what comes at a boundary is seen there.
+            event: Event = (time, -1, self._on_arrival, None)
+            heappush(self.events, event)
+
+    def _on_arrival(self, now: float, _: None) -> None:
+        lane = self._arrive(now)
+        following = next(self._arrivals, inf)
+        if following == now:  # all that come at once are there before any is served
+            lanes = {lane: None}
+            while following == now:
+                lanes[self._arrive(now)] = None
+                following = next(self._arrivals, inf)
+            self._foresee_arrival(following)
+            for lane in lanes:
+                if lane is not None:
+                    lane.runner.poke(now)
+            return
+        self._foresee_arrival(following)
+        if lane is not None:
+            lane.runner.poke(now)
 
     def _arrive_next(self, now: float) -> None:
         """Closed loop: the next request comes because another has gone."""
@@ -269,7 +270,8 @@ class Simulator:
         doom = self._doomed.pop(request, None)
         if doom is not None:
             self.drop(request, doom, now)
-        source.runner.poke(now)
+        if source.scheduler.queued:
+            source.runner.poke(now)
         target.runner.poke(now)
 
     def _give_up(self, now: float, request: Request) -> None:
@@ -296,7 +298,8 @@ class Simulator:
         source = self._sending.pop(request, None)
         if source is not None:  # it was still waiting for memory where it was to be sent
             source.scheduler.release(request)
-            source.runner.poke(now)
+            if source.scheduler.queued:
+                source.runner.poke(now)
         del self._place[request]
         self._unroute(request)
         self.done += 1

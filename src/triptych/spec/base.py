@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 
 class SpecError(ValueError):
@@ -19,13 +21,28 @@ class SpecError(ValueError):
         self.field = field
         self.problem = problem
         where = [part for part in (self.file, field) if part]
-        super().__init__(": ".join([*where, problem]))
+        super().__init__(_one_line(": ".join([*where, problem])))
 
 
 class Spec(BaseModel):
     """Base of every declaration: frozen, and an unknown field is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_known_fields(cls, data: Any) -> Any:
+        """Refuses an unknown field before anything else: a misspelt one is not reported as missing."""
+        if not isinstance(data, Mapping):
+            return data
+        names = [field.alias or name for name, field in cls.model_fields.items()]
+        for given in data:
+            if given not in names:
+                mend = did_you_mean(given, names) or "remove it or mend its spelling"
+                problem = PydanticCustomError("unknown_field", "no such field; {mend}", {"mend": mend})
+                wrong = InitErrorDetails(type=problem, loc=(str(given),), input=data[given])
+                raise ValidationError.from_exception_data(cls.__name__, [wrong])
+        return data
 
     @classmethod
     def parse(cls, data: object, *, file: str | Path | None = None) -> Self:
@@ -34,11 +51,9 @@ class Spec(BaseModel):
         Raises:
             SpecError: the first thing that is wrong, in one line.
         """
-        if not isinstance(data, Mapping):
-            found = "nothing" if data is None else type(data).__name__
-            raise SpecError("", f"expected a mapping of fields, found {found}", file=file)
+        _check_mapping(data, file)
         try:
-            return cls.model_validate(dict(data))
+            return cls.model_validate(data)
         except ValidationError as error:
             raise _first_problem(data, error, file) from None
 
@@ -50,6 +65,7 @@ class Spec(BaseModel):
             SpecError: the file is missing, is not YAML, or declares something wrong.
         """
         data = read_yaml(path)
+        _check_mapping(data, path)
         for override in overrides:
             apply_override(data, override)
         return cls.parse(data, file=path)
@@ -75,11 +91,21 @@ def read_yaml(path: str | Path) -> Any:
         raise SpecError("", f"cannot be read: {reason}", file=path) from None
     try:
         return yaml.load(text, Loader=_UniqueKeyLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f"line {mark.line + 1}" if mark is not None else ""
-        problem = getattr(error, "problem", None) or "not YAML"
-        raise SpecError(line, f"not valid YAML: {problem}", file=path) from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        problem = f"not valid YAML: the character {error.character!r} is not allowed; remove it"
+        raise SpecError(f"line {line}", problem, file=path) from None
+    except yaml.MarkedYAMLError as error:
+        field = f"line {error.problem_mark.line + 1}" if error.problem_mark is not None else ""
+        raise SpecError(field, f"not valid YAML: {error.problem}", file=path) from None
+    except RecursionError:
+        raise SpecError("", "not valid YAML: nested too deeply", file=path) from None
+
+
+def did_you_mean(given: object, names: Iterable[str]) -> str:
+    """`did you mean 'instances'?`, or nothing if none of the names is close to what was given."""
+    near = difflib.get_close_matches(str(given), names, n=1)
+    return f"did you mean {near[0]!r}?" if near else ""
 
 
 def apply_override(data: Any, override: str) -> None:
@@ -93,8 +119,8 @@ def apply_override(data: Any, override: str) -> None:
     if not equals or not all(keys):
         raise SpecError(f"--set {override}", "write it as path.to.field=value")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = yaml.load(text, Loader=_UniqueKeyLoader)
+    except (yaml.YAMLError, RecursionError):
         raise SpecError(f"--set {override}", "the value is not valid YAML") from None
     node = data
     for depth, key in enumerate(keys):
@@ -118,17 +144,28 @@ def apply_override(data: Any, override: str) -> None:
 class _UniqueKeyLoader(yaml.SafeLoader):
     """Safe YAML in which a key given twice is an error instead of the last one winning."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, (str, int, float, bool)) and key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is given twice", key_node.start_mark
-                )
-            if isinstance(key, (str, int, float, bool)):
-                seen.add(key)
-        return super().construct_mapping(node, deep)
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        # On the nodes as written: values that are merged in by `<<` may well be given again.
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    problem = f"the key {key.value!r} is given twice; remove one"
+                    raise yaml.composer.ComposerError(None, None, problem, key.start_mark)
+                seen.add(key.value)
+        return node
+
+
+def _one_line(text: str) -> str:
+    """The text with line breaks and other control characters, which file or user may hold, written out."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def _check_mapping(data: object, file: str | Path | None) -> None:
+    if not isinstance(data, Mapping):
+        found = "nothing" if data is None else _KINDS.get(type(data), type(data).__name__)
+        raise SpecError("", f"expected a mapping of fields, found {found}", file=file)
 
 
 def _first_problem(data: Any, error: ValidationError, file: str | Path | None) -> SpecError:
@@ -140,10 +177,10 @@ def _first_problem(data: Any, error: ValidationError, file: str | Path | None) -
 
 
 def _field(data: Any, location: tuple[int | str, ...]) -> str:
-    """The dotted path to a field, without the names of union members that pydantic puts in between."""
+    """The dotted path to a field, without what pydantic puts in between: union members, `[key]`."""
     parts = []
     for part in location:
-        if isinstance(data, Mapping) and part not in data and part == data.get("kind"):
+        if isinstance(data, Mapping) and part not in data and part in (data.get("kind"), "[key]"):
             continue
         parts.append(str(part))
         if isinstance(data, Mapping):
@@ -153,16 +190,53 @@ def _field(data: Any, location: tuple[int | str, ...]) -> str:
     return ".".join(parts)
 
 
+_KINDS: dict[type, str] = {
+    **{dict: "a mapping", list: "a list", str: "text", bool: "true or false"},
+    **{int: "a number", float: "a number", NoneType: "nothing"},
+}
+_EXPECTED = {
+    "bool": "true or false",
+    "dict": "a mapping",
+    "float": "a number",
+    "int": "a whole number",
+    "list": "a list",
+    "model": "a mapping of fields",
+    "string": "text",
+    "tuple": "a list",
+}
+"""What a value must be, by how the names of pydantic's errors begin (`int_parsing`, `model_type`)."""
+
+
 def _wording(detail: ErrorDetails) -> str:
     """One pydantic error in plain words, with the mend where there is one."""
     kind, given = detail["type"], detail.get("input")
     if kind == "missing":
         return "missing; give it a value"
-    if kind == "extra_forbidden":
-        return "no such field; remove it or mend its spelling"
     if kind in ("value_error", "assertion_error"):
         return detail["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    if kind == "too_short":
+        return "is empty; give at least one"
+    if kind == "unknown_field":
+        return detail["msg"]
+    start, _, rest = kind.partition("_")
+    if start in _EXPECTED and rest in ("type", "parsing", "from_float", "parsing_size"):
+        mend = "; put it in quotes" if start == "string" and isinstance(given, (bool, int, float)) else ""
+        return f"must be {_EXPECTED[start]}, not {_shown(given)}{mend}"
     message = detail["msg"].removeprefix("Input ").replace("should be", "must be")
-    if isinstance(given, (str, int, float, bool)) or given is None:
-        return f"{message}, not {given!r}"
-    return message
+    if kind == "literal_error":
+        names = detail["ctx"]["expected"].replace(" or ", ", ").split(", ")
+        mend = did_you_mean(given, [name.strip("'") for name in names])
+        return f"{message}, not {_shown(given)}" + (f"; {mend}" if mend else "")
+    return f"{message}, not {_shown(given)}"
+
+
+def _shown(given: object) -> str:
+    """A value as the user knows it: plain ones as they are, of others the kind."""
+    if given is None or isinstance(given, (dict, list)):
+        return _KINDS[type(given)]
+    text = str(given).lower() if isinstance(given, bool) else repr(given)
+    return text if len(text) <= _LONG else f"{text[:_LONG]}..."
+
+
+_LONG = 40
+"""Characters of a wrong value that an error shows."""

@@ -11,7 +11,12 @@ from triptych.spec.units import Bytes, BytesPerSecond, FlopPerSecond, Seconds
 
 Precision = Literal["fp32", "bf16", "fp16", "fp8", "int8", "int4"]
 BYTES_PER_ELEMENT: dict[str, float] = {
-    "fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0, "int4": 0.5
+    "fp32": 4.0,
+    "bf16": 2.0,
+    "fp16": 2.0,
+    "fp8": 1.0,
+    "int8": 1.0,
+    "int4": 0.5,
 }
 
 

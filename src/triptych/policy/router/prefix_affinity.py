@@ -8,6 +8,7 @@ map from block hash to the instance that saw it last.
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import ClassVar
 
 from triptych.policy.request import Request
 from triptych.policy.router.least_requests import LeastRequestsRouter
@@ -16,10 +17,10 @@ from triptych.policy.router.least_requests import LeastRequestsRouter
 class PrefixAffinityRouter(LeastRequestsRouter):
     """The instance that has seen the longest prefix; the least loaded where none has, or it is too busy."""
 
-    imbalance = 1.5
+    imbalance: ClassVar[float] = 1.5
     """An instance may have this many times the mean load, and `slack` more, before affinity yields."""
-    slack = 4
-    remembered = 1_000_000
+    slack: ClassVar[int] = 4
+    remembered: ClassVar[int] = 1_000_000
     """Block hashes kept, least recently used first to go."""
 
     def __init__(self, targets: int, *, seed: int = 0) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Collection
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from triptych.policy.batch import Batch, Chunk
 from triptych.policy.decodes import DecodeSet
@@ -48,9 +48,9 @@ class Scheduler(ABC):
         ...run it, up to batch.repeat times...
         prefilled, finished = scheduler.complete(batch, times)
 
-    and, after either call, serves and clears what has gathered in `leaving` and `reserved`. A request enters by `add`
-    with the phase it needs here. Nothing may be added or aborted between `schedule` and `complete` except
-    by `add`, which only queues.
+    and, after either call, serves and clears what has gathered in `leaving` and `reserved`. A request enters
+    by `add` with the phase it needs here. Between `schedule` and `complete` requests may be added, and those
+    under way may `land`; nothing else may change.
 
     Args:
         kv: blocks for the KV cache; none at all where only images are encoded.
@@ -64,14 +64,14 @@ class Scheduler(ABC):
         watermark: share of KV blocks kept free on admission where it is not the policy's default.
     """
 
-    grows = True
+    grows: ClassVar[bool] = True
     """Whether requests draw KV blocks as they decode, rather than reserve for their whole length."""
-    max_tokens = 0
-    """Tokens of one iteration, for the policies that have such a budget: their default."""
-    max_patches = 65_536
-    """Image patches of one iteration; a single image is let through whatever its size."""
-    watermark = 0.0
-    """Share of the KV blocks that must stay free when a request is admitted: the policy's default."""
+    default_tokens: ClassVar[int] = 0
+    """`max_tokens` where none is given, for the policies that have such a budget."""
+    default_patches: ClassVar[int] = 65_536
+    """`max_patches` where none is given."""
+    default_watermark: ClassVar[float] = 0.0
+    """`watermark` where none is given."""
 
     def __init__(
         self,
@@ -89,9 +89,10 @@ class Scheduler(ABC):
         self.max_batch = max_batch
         if max_patches is not None:
             self.max_patches = max_patches
-        if max_tokens is not None:
-            self.max_tokens = max_tokens
-        self._watermark_blocks = int((self.watermark if watermark is None else watermark) * kv.blocks)
+        self.max_tokens = self.default_tokens if max_tokens is None else max_tokens
+        self.max_patches = self.default_patches if max_patches is None else max_patches
+        share = self.default_watermark if watermark is None else watermark
+        self._watermark_blocks = int(share * kv.blocks)
         self.encodes_here = ENCODE in phases
         self.prefills_here = PREFILL in phases
         self.decodes_here = DECODE in phases
@@ -345,11 +346,11 @@ class Scheduler(ABC):
         if self.unencoded and encode:
             images, encoded = self._images()
             if images or encoded:
-                return Batch(chunks, decodes, kv_read, images=images, encoded=encoded, padding=padding)
+                return Batch(chunks, decodes, kv_read, 1, padding, images, encoded)
         if chunks:
-            return Batch(chunks, decodes, kv_read, padding=padding)
+            return Batch(chunks, decodes, kv_read, 1, padding)
         if decodes:
-            return Batch((), decodes, kv_read, padding=padding, repeat=self.decodes.steps_to_run())
+            return Batch((), decodes, kv_read, self.decodes.steps_to_run(), padding)
         return None
 
     def _after_encode(self, request: Request) -> None:

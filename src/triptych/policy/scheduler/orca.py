@@ -9,6 +9,8 @@ and much of the memory stays empty.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from triptych.policy.batch import Batch
 from triptych.policy.scheduler.base import Scheduler
 
@@ -16,7 +18,7 @@ from triptych.policy.scheduler.base import Scheduler
 class OrcaScheduler(Scheduler):
     """Iteration level, memory reserved for the whole length."""
 
-    grows = False
+    grows: ClassVar[bool] = False
 
     def schedule(self) -> Batch | None:
         self._settle()

@@ -21,6 +21,8 @@ Example:
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from triptych.policy.batch import Batch, Chunk
 from triptych.policy.scheduler.base import Scheduler, next_chunk
 
@@ -28,12 +30,12 @@ from triptych.policy.scheduler.base import Scheduler, next_chunk
 class SarathiScheduler(Scheduler):
     """Decode first, chunked prefill; `max_tokens` is the paper's chunk size."""
 
-    max_tokens = 512
-    watermark = 0.01
+    default_tokens: ClassVar[int] = 512
+    default_watermark: ClassVar[float] = 0.01
 
     def schedule(self) -> Batch | None:
         self._settle()
-        if self.decodes.members:
+        if self.decodes.members and not self.decodes.draw_blocks():
             self._make_room()
         budget = self.max_tokens - len(self.decodes.members)
         chunks: list[Chunk] = []

@@ -9,6 +9,8 @@ whole lengths.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from triptych.policy.batch import Batch
 from triptych.policy.scheduler.base import Scheduler
 
@@ -16,7 +18,7 @@ from triptych.policy.scheduler.base import Scheduler
 class StaticScheduler(Scheduler):
     """The batch runs until all end."""
 
-    grows = False
+    grows: ClassVar[bool] = False
     _slots = 0
 
     def schedule(self) -> Batch | None:

@@ -8,18 +8,23 @@ is kept, and an iteration that had to preempt admits nobody.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from triptych.policy.batch import Batch, Chunk
 from triptych.policy.scheduler.base import Scheduler, next_chunk
 
 
 class UnifiedScheduler(Scheduler):
-    """One token budget, running requests first; vLLM calls the knobs `max_num_batched_tokens`, `max_num_seqs`."""
+    """One token budget, running requests first.
 
-    max_tokens = 8192
+    vLLM calls `max_tokens` `max_num_batched_tokens` and `max_batch` `max_num_seqs`.
+    """
+
+    default_tokens: ClassVar[int] = 8192
 
     def schedule(self) -> Batch | None:
         self._settle()
-        if self.decodes.members:
+        if self.decodes.members and not self.decodes.draw_blocks():
             self._make_room()
         budget = self.max_tokens - len(self.decodes.members)
         chunks: list[Chunk] = []

@@ -9,6 +9,8 @@ shortest time to first token and the longest gaps between tokens. Images count a
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from triptych.policy.batch import Batch, Chunk
 from triptych.policy.scheduler.base import Scheduler, next_chunk
 
@@ -16,8 +18,8 @@ from triptych.policy.scheduler.base import Scheduler, next_chunk
 class VllmScheduler(Scheduler):
     """Prefill first, preempts by recompute; a prompt longer than `max_tokens` is let through alone."""
 
-    max_tokens = 8192
-    watermark = 0.01
+    default_tokens: ClassVar[int] = 8192
+    default_watermark: ClassVar[float] = 0.01
 
     def schedule(self) -> Batch | None:
         self._settle()

@@ -1,0 +1,160 @@
+"""Simulators put together by hand, with costs that can be worked out in the head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from triptych import catalog
+from triptych.policy import ROUTERS, SCHEDULERS, Batch, KVCache, Phase
+from triptych.record.columns import BATCH_ROW
+from triptych.simulation.lane import Cost, Lane, LockstepRunner, PipelineRunner, Runner
+from triptych.simulation.simulator import Instance, Simulator, Way
+from triptych.simulation.traffic import Traffic
+from triptych.workload import Requests
+
+FOREVER = 1 << 60
+TEXT = (Phase.PREFILL, Phase.DECODE)
+_TEXT_MODEL = catalog.model("opt-125m")
+
+Line = tuple[float, float, int]
+"""(seconds of the first iteration, growth, iterations for which that holds)."""
+
+
+class Takes:
+    """A cost that a function of the batch gives: seconds, or a whole line.
+
+    Args:
+        seconds: of an iteration, or a line of them.
+        stages: of each pipeline stage.
+    """
+
+    def __init__(
+        self,
+        seconds: Callable[[Batch], float | Line] = lambda batch: 1.0,
+        stages: Callable[[Batch], list[float]] | None = None,
+    ) -> None:
+        self.seconds = seconds
+        self._stages = stages
+
+    def run(self, batch: Batch) -> Line:
+        line = self.seconds(batch)
+        return line if isinstance(line, tuple) else (line, 0.0, FOREVER)
+
+    def stages(self, batch: Batch) -> list[float]:
+        return self._stages(batch) if self._stages else [self.run(batch)[0]]
+
+    def lockstep(self, batches: Sequence[Batch | None]) -> Line:
+        """The slowest sets the pace; only lines that do not grow are compared."""
+        lines = [self.run(batch) for batch in batches if batch is not None]
+        return max(first for first, _, _ in lines), 0.0, min(valid for _, _, valid in lines)
+
+
+def requests(
+    arrival: Sequence[float] | npt.NDArray[np.float64],
+    prompt: int | Sequence[int] | npt.NDArray[np.int64] = 1,
+    output: int | Sequence[int] | npt.NDArray[np.int64] = 1,
+    patience: Sequence[float] | None = None,
+) -> Requests:
+    """Text requests; one number for all, or one each."""
+    times = np.asarray(arrival, np.float64)
+    lengths = [np.broadcast_to(np.asarray(tokens, np.int64), times.shape).copy() for tokens in (prompt, output)]
+    plain = Requests.plain(times, *lengths)
+    return plain if patience is None else replace(plain, patience=np.array(patience, np.float64))
+
+
+def closed_loop(concurrency: int, prompt: Sequence[int], output: Sequence[int]) -> Requests:
+    """Text requests of so many users at a time."""
+    return replace(requests([0.0] * len(prompt), prompt, output), concurrency=concurrency)
+
+
+def simulator(
+    traffic: Requests,
+    cost: Cost,
+    *,
+    pools: Sequence[tuple[Phase, ...]] = (TEXT,),
+    instances: int = 1,
+    router: str = "round-robin",
+    router_seed: int = 0,
+    lanes: int = 1,
+    runner: type[Runner] = Runner,
+    way: Way | None = None,
+    policy: str = "orca",
+    blocks: int = 1 << 40,
+    block_size: int = 16,
+    kind: type[Simulator] = Simulator,
+    jump: bool = True,
+    **knobs: Any,
+) -> Simulator:
+    """A simulator of pools named by their number, `instances` each, all with the same policy and cost.
+
+    Args:
+        traffic: what comes.
+        cost: of all instances.
+        pools: the phases of each.
+        instances: of each pool.
+        router: of every phase.
+        router_seed: of a router that draws lots.
+        lanes: of each instance.
+        runner: what runs them.
+        way: between any two pools.
+        policy: name of the scheduler.
+        blocks: of KV memory, each lane.
+        block_size: tokens.
+        kind: class of the simulator.
+        jump: as `Simulator`.
+        knobs: of the scheduler.
+    """
+    made = kind(Traffic(traffic, _TEXT_MODEL), jump=jump)
+    numbers = iter(range(1 << 20))
+    for name, phases in enumerate(pools):
+        pool = []
+        for index in range(instances):
+            number = len(made.instances) + index
+            row = [
+                Lane(
+                    made,
+                    SCHEDULERS[policy](KVCache(blocks, block_size), phases=phases, **knobs),
+                    number,
+                    next(numbers),
+                )
+                for _ in range(lanes)
+            ]
+            _drive(made, row, cost, runner)
+            pool.append(Instance(number, str(name), row))
+        made.add_pool(pool, phases)
+    for phase in Phase:
+        if len(made.serving[phase]) > 1:
+            made.routers[phase] = ROUTERS[router](len(made.serving[phase]), seed=router_seed)
+    if way is not None:
+        names = {instance.pool for instance in made.instances}
+        made.ways = {(source, target): way for source in names for target in names}
+    return made
+
+
+def _drive(made: Simulator, lanes: list[Lane], cost: Cost, runner: type[Runner]) -> None:
+    if runner is PipelineRunner:
+        free_at = [0.0] * len(lanes)
+        for lane in lanes:
+            PipelineRunner(made, [lane], cost, free_at)
+    elif runner is LockstepRunner:
+        LockstepRunner(made, lanes, cost)
+    else:
+        for lane in lanes:
+            Runner(made, [lane], cost)
+
+
+def batches(made: Simulator, lane: int = 0) -> npt.NDArray[np.void]:
+    """The log of a lane, by its number over the whole run."""
+    lanes = [lane for instance in made.instances for lane in instance.lanes]
+    return np.frombuffer(bytes(lanes[lane].log), BATCH_ROW)
+
+
+def starts_and_iterations(made: Simulator, lane: int = 0) -> list[tuple[float, int]]:
+    """When each batch of a lane began, and how many times it was run."""
+    log = batches(made, lane)
+    return list(zip(log["start"].tolist(), log["iterations"].tolist(), strict=True))
