@@ -2,15 +2,17 @@
 
 Two settings:
 
-single   Llama-3-8B on one A100-80GB, sarathi with chunks of 512 and a batch cap of 512; lengths with the quantiles
+single   Llama-3-8B on one A100-80GB, sarathi, chunks of 512, batch cap 512; lengths with the quantiles
          of the Azure 2023 conversation trace, Poisson arrivals at 6.45 requests/s; 2,000 and 20,000 requests.
          The setting in which Vidur was measured on this kind of machine (2 cores): 957 requests/s with its
          metrics on and 1,469 with them off (7,250 iterations/s), after 25 s of set-up and with 5.7 GB.
 cluster  1,000 H100s in encode, prefill and decode pools under 1,000,000 requests of text and images.
 
-What is timed is the whole of it: looking the deployment up, drawing the requests, simulating, the record, all
-metrics of every request (percentiles of its own token gaps included) and the summary. The named baseline of the
-same run is `step`: the same simulator with jumps switched off, one iteration at a time.
+What is timed is the whole of it: looking the deployment up, drawing the requests, simulating, the record,
+all metrics of every request (percentiles of its own token gaps included) and the summary; not the start of
+the interpreter, which `startup_s` shows. Every measurement has a process of its own, warmed up by a small run.
+The named baseline of the same run is `step`: the same simulator with jumps switched off, one iteration at a
+time.
 """
 
 from __future__ import annotations
@@ -146,6 +148,7 @@ def measure(
     extra = [f"workload.requests={requests}"]
     if rate is not None:
         extra.append(f"workload.arrivals.rate={rate}")
+    triptych.summarise(triptych.simulate(deployment, workload, overrides=["workload.requests=50"])).to_dict()
     began = time.perf_counter()
     run = triptych.simulate(deployment, workload, overrides=[*(overrides or []), *extra], jump=jump)
     loop_ended = time.perf_counter()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -14,10 +14,12 @@ from triptych.spec.base import SpecError
 app = typer.Typer(
     name="triptych",
     help="Plan, predict and serve LLM inference that is split by phase: encode, prefill, decode.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+_UsageError: Any = typer.BadParameter.__mro__[1]
+"""What a wrong command line raises; of its kinds, releases of typer all export this one alone."""
 
 
 class Batches(str, Enum):  # noqa: UP042 - typer shows the values of a str enum
@@ -96,9 +98,19 @@ def _options(
 
 
 def main() -> None:
-    """Runs the command line; what the user declared wrongly is one line and exit code 2."""
+    """Runs the command line; a wrong command or declaration is one line on standard error and exit code 2."""
     try:
-        app()
+        code = app(sys.argv[1:] or ["--help"], prog_name="triptych", standalone_mode=False)
     except SpecError as error:
-        print(f"triptych: {error}", file=sys.stderr)
-        sys.exit(2)
+        _refuse(str(error))
+    except _UsageError as error:
+        verb = error.ctx.command_path if error.ctx is not None else "triptych"
+        _refuse(f"{error.format_message().removesuffix('.')}; see {verb} --help")
+    except MemoryError as error:
+        _refuse(f"not enough memory; declare fewer requests or instances ({error})")
+    sys.exit(code)
+
+
+def _refuse(problem: str) -> NoReturn:
+    print(f"triptych: {problem}", file=sys.stderr)
+    sys.exit(2)

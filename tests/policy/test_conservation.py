@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from triptych.policy import (
     SCHEDULERS,
     Batch,
+    Chunk,
     EmbeddingCache,
     Image,
     KVCache,
@@ -21,7 +22,7 @@ from triptych.policy import (
 from .world import Plan, World
 
 POLICIES = ["static", "orca", "vllm", "sarathi", "unified"]
-LAYOUTS = [["EPD"], ["E", "PD"], ["EP", "D"], ["E", "P", "D"], ["E", "P", "P", "D", "D"], ["EPD", "EPD"]]
+LAYOUTS = [["EPD"], ["E", "PD"], ["EP", "D"], ["E", "P", "D"], ["E", "P", "P", "D", "D"], ["EPD", "EPD"], ["EP", "PD"]]
 PHASES = {"E": Phase.ENCODE, "P": Phase.PREFILL, "D": Phase.DECODE}
 BLOCK = 4
 SETTINGS = settings(max_examples=25, database=None, deadline=None, suppress_health_check=list(HealthCheck))
@@ -93,12 +94,14 @@ class Audited(World):
         """Tokens that each request was given."""
         self.computed: dict[Request, int] = {}
         """Context that prefill has come to with each request since its admission."""
+        self.known: list[set[int]] = [set() for _ in self.schedulers]
+        """By instance, hashes of the blocks that have ever been computed there, or sent there."""
 
     def formed(self, instance: int, batch: Batch) -> None:
         scheduler = self.schedulers[instance]
         assert scheduler.running <= scheduler.max_batch
         for chunk in batch.chunks:
-            self.check_chunk(chunk.request, chunk.tokens, chunk.history, chunk.last)
+            self.check_chunk(chunk, self.known[instance])
         if batch.decodes:
             assert batch.decodes == len(scheduler.decodes.members)
             contexts = [scheduler.decodes.context(member) for member in scheduler.decodes.members]
@@ -109,17 +112,24 @@ class Audited(World):
     def preempted(self, request: Request) -> None:
         self.computed.pop(request, None)
 
-    def check_chunk(self, request: Request, tokens: int, history: int, last: bool) -> None:
+    def landed(self, instance: int, request: Request) -> None:
+        if request.phase is Phase.DECODE:
+            self.known[instance].update(request.block_hashes)
+
+    def check_chunk(self, chunk: Chunk, known: set[int]) -> None:
+        request, reach = chunk.request, chunk.history + chunk.tokens
         if request in self.computed:
-            assert history == self.computed[request], "a chunk goes on where the one before it ended"
+            assert chunk.history == self.computed[request], "a chunk goes on where the one before it ended"
         else:
-            assert history % BLOCK == 0, "an admission begins after whole cached blocks"
+            assert chunk.history % BLOCK == 0, "an admission begins after whole cached blocks"
+            assert known.issuperset(request.block_hashes[: chunk.history // BLOCK]), "a hit was never computed"
             if request.preemptions == 0:
-                assert history == request.cached_tokens
-        self.computed[request] = history + tokens
-        assert tokens > 0
-        assert last == (history + tokens == request.prefill_tokens)
-        if last:
+                assert chunk.history == request.cached_tokens
+        self.computed[request] = reach
+        known.update(request.block_hashes[: reach // BLOCK])
+        assert chunk.tokens > 0
+        assert chunk.last == (reach == request.prefill_tokens)
+        if chunk.last:
             del self.computed[request]
             self.tokens[request] += 1
 
@@ -207,8 +217,9 @@ class Budgeted(World):
         if policy == "vllm":
             assert batch.prefill_tokens <= scheduler.max_tokens or len(batch.chunks) == 1
             assert not (batch.decodes and (batch.chunks or batch.images))
-        if policy == "static":
-            assert not (batch.decodes and (batch.chunks or batch.images))
+        if policy == "static" and batch.chunks:
+            decodes = scheduler.decodes
+            assert all(each.joined_step == decodes.step for each in decodes.members), "a batch begins anew"
         assert batch.padding == 0 or policy == "static"
         assert batch.repeat == 1 or not (batch.chunks or batch.images or batch.encoded)
         assert batch.repeat >= 1

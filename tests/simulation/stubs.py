@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy.typing as npt
 from triptych import catalog
 from triptych.policy import ROUTERS, SCHEDULERS, Batch, KVCache, Phase
 from triptych.record.columns import BATCH_ROW
-from triptych.simulation.lane import Cost, Lane, LockstepRunner, PipelineRunner, Runner
+from triptych.simulation.lane import Cost, Lane, Lockstep, PipelineLane
 from triptych.simulation.simulator import Instance, Simulator, Way
 from triptych.simulation.traffic import Traffic
 from triptych.workload import Requests
@@ -80,8 +81,8 @@ def simulator(
     instances: int = 1,
     router: str = "round-robin",
     router_seed: int = 0,
-    lanes: int = 1,
-    runner: type[Runner] = Runner,
+    stages: int = 1,
+    ranks: int = 1,
     way: Way | None = None,
     policy: str = "orca",
     blocks: int = 1 << 40,
@@ -99,8 +100,8 @@ def simulator(
         instances: of each pool.
         router: of every phase.
         router_seed: of a router that draws lots.
-        lanes: of each instance.
-        runner: what runs them.
+        stages: of each instance's pipeline.
+        ranks: of each instance, in step.
         way: between any two pools.
         policy: name of the scheduler.
         blocks: of KV memory, each lane.
@@ -110,23 +111,25 @@ def simulator(
         knobs: of the scheduler.
     """
     made = kind(Traffic(traffic, _TEXT_MODEL), jump=jump)
-    numbers = iter(range(1 << 20))
-    for name, phases in enumerate(pools):
-        pool = []
-        for index in range(instances):
-            number = len(made.instances) + index
-            row = [
-                Lane(
-                    made,
-                    SCHEDULERS[policy](KVCache(blocks, block_size), phases=phases, **knobs),
-                    number,
-                    next(numbers),
-                )
-                for _ in range(lanes)
-            ]
-            _drive(made, row, cost, runner)
-            pool.append(Instance(number, str(name), row))
-        made.add_pool(pool, phases)
+    numbers = count()
+
+    def instance(number: int, pool: int, phases: tuple[Phase, ...]) -> Instance:
+        free_at = [0.0] * stages
+        lanes: list[Lane] = []
+        for _ in range(stages * ranks):
+            scheduler = SCHEDULERS[policy](KVCache(blocks, block_size), phases=phases, **knobs)
+            place = {"instance": number, "number": next(numbers)}
+            if stages > 1:
+                lanes.append(PipelineLane(made, scheduler, cost, free_at=free_at, **place))
+            else:
+                lanes.append(Lane(made, scheduler, cost, **place))
+        if ranks > 1:
+            Lockstep(made, lanes, cost)
+        return Instance(number, str(pool), lanes)
+
+    for pool, phases in enumerate(pools):
+        first = len(made.instances)
+        made.add_pool([instance(first + index, pool, phases) for index in range(instances)], phases)
     for phase in Phase:
         if len(made.serving[phase]) > 1:
             made.routers[phase] = ROUTERS[router](len(made.serving[phase]), seed=router_seed)
@@ -134,18 +137,6 @@ def simulator(
         names = {instance.pool for instance in made.instances}
         made.ways = {(source, target): way for source in names for target in names}
     return made
-
-
-def _drive(made: Simulator, lanes: list[Lane], cost: Cost, runner: type[Runner]) -> None:
-    if runner is PipelineRunner:
-        free_at = [0.0] * len(lanes)
-        for lane in lanes:
-            PipelineRunner(made, [lane], cost, free_at)
-    elif runner is LockstepRunner:
-        LockstepRunner(made, lanes, cost)
-    else:
-        for lane in lanes:
-            Runner(made, [lane], cost)
 
 
 def batches(made: Simulator, lane: int = 0) -> npt.NDArray[np.void]:

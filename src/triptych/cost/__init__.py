@@ -1,13 +1,11 @@
-"""How long an iteration takes, what memory, transfers and energy it needs: the roofline of a device."""
+"""How long an iteration takes, what memory and transfers it needs: the roofline of a device."""
 
-from triptych.cost.energy import idle_joules, joules, watts
 from triptych.cost.iteration import UNBOUNDED, IterationCost
 from triptych.cost.links import (
     between,
     embedding_transfer_bytes,
     kv_transfer_bytes,
     port,
-    transfer_seconds,
 )
 from triptych.cost.memory import MemoryPlan, plan_memory
 from triptych.cost.parallelism import check_parallelism
@@ -20,12 +18,8 @@ __all__ = [
     "between",
     "check_parallelism",
     "embedding_transfer_bytes",
-    "idle_joules",
-    "joules",
     "kv_transfer_bytes",
     "peak_flops",
     "plan_memory",
     "port",
-    "transfer_seconds",
-    "watts",
 ]

@@ -107,14 +107,22 @@ class IterationCost:
             seconds = self._tokens.values[tokens] + self._sampled.values[batch.sampled]
         except IndexError:
             seconds = self._tokens.at(tokens) + self._sampled.at(batch.sampled)
-        line, growth, valid = self._decode_line(batch)
+        decodes, growth, valid = batch.decodes, 0.0, UNBOUNDED
+        if decodes:
+            if self._straight:
+                growth = self._decode.per_kv * decodes
+                seconds += self._decode.fixed + batch.decode_kv * self._decode.per_kv
+                seconds += decodes * self._decode.per_unit
+            else:
+                line, growth, valid = self._decode_line(batch)
+                seconds += line
         if batch.chunks:
             growth, valid = 0.0, 1
             seconds += self._prefill_seconds(batch)
         if batch.images:
             growth, valid = 0.0, 1
             seconds += self._vision_seconds(batch)
-        return seconds + line, growth, valid
+        return seconds, growth, valid
 
     def stages(self, batch: Batch) -> list[float]:
         """Seconds of a batch's first iteration in each pipeline stage; they add up to that of `run`."""
@@ -171,8 +179,6 @@ class IterationCost:
         decodes, kv, line = batch.decodes, batch.decode_kv, self._decode
         if not decodes:
             return 0.0, 0.0, UNBOUNDED
-        if self._straight:
-            return line.fixed + kv * line.per_kv + decodes * line.per_unit, line.per_kv * decodes, UNBOUNDED
         valid = UNBOUNDED
         if self._window is not None:
             room = decodes * self._window - kv

@@ -43,12 +43,6 @@ def between(
     return source_port, target_port
 
 
-def transfer_seconds(size: float, ports: tuple[Link, Link]) -> float:
-    """Seconds for `size` bytes that have both ports to themselves."""
-    source, target = ports
-    return max(source.latency, target.latency) + size / min(source.bandwidth, target.bandwidth)
-
-
 def kv_transfer_bytes(model: Model, pool: Pool, tokens: int) -> float:
     """Bytes of the keys and values of so many tokens in the pool's KV precision; each is sent once."""
     return model.kv_bytes_per_token(pool.precision.kv) * tokens

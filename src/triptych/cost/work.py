@@ -45,10 +45,12 @@ class Work:
         """FLOP and bytes of rows: see `IterationCost.work`."""
         column = {name: np.asarray(columns[name], dtype=np.float64) for name in _COLUMNS}
         iterations, decodes = column.pop("iterations"), column["decodes"]
+        window = self._model.text.sliding_window
+        if window is not None:  # the log counts pairs as if there were none; a query sees no more than it
+            seen = column["prefill_tokens"] * window
+            column["prefill_pairs"] = np.minimum(column["prefill_pairs"], seen)
         column["tokens"] = tokens = column["prefill_tokens"] + decodes
-        column["decode_kv"] = mean_decode_kv(
-            column["decode_kv"], decodes, iterations, self._model.text.sliding_window
-        )
+        column["decode_kv"] = mean_decode_kv(column["decode_kv"], decodes, iterations, window)
         of_row = loads(self._model, **column)
         of_ranks = loads(self._model, **{**NO_LOAD, "tokens": tokens * self._parallel.data})
         flops, moved = np.zeros_like(tokens), np.zeros_like(tokens)

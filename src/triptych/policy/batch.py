@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from triptych.policy.request import Image, Request
 
 
-@dataclass(slots=True, eq=False)
-class Chunk:
+class Chunk(NamedTuple):
     """A piece of one request's prompt."""
 
     request: Request
@@ -54,12 +53,12 @@ class Batch:
         self.padding = padding
         self.repeat = repeat
         sampled, tokens, kv, pairs = decodes, 0, 0, 0.0
-        for chunk in chunks:
-            size, reach = chunk.tokens, chunk.history + chunk.tokens
+        for _, size, history, last in chunks:
             tokens += size
-            kv += reach
-            pairs += size * (reach - 0.5 * (size - 1))
-            sampled += chunk.last
+            kv += history + size
+            pairs += size * (history + 0.5 * (size + 1))
+            if last:
+                sampled += 1
         self.prefill_tokens = tokens
         """Prompt tokens."""
         self.prefill_kv = kv

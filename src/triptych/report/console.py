@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FrameType
 
 from rich.console import Console
@@ -19,6 +21,7 @@ from triptych.report.format import seconds
 from triptych.report.perfetto import write_trace
 from triptych.report.table import print_summary
 from triptych.simulation import simulate
+from triptych.spec.base import SpecError
 
 _SECONDS_BETWEEN_UPDATES = 0.1
 
@@ -39,10 +42,13 @@ def simulate_and_report(
         Whether the run came to its end; False if it was interrupted, and what was finished has been kept.
 
     Raises:
-        SpecError: something declared is wrong, or `out` holds something that is no run.
+        SpecError: something declared is wrong, `out` holds something that is no run or cannot be written, or
+            a trace is asked for without it.
     """
     if out is not None:
-        check_target(out)
+        _check_writable(out)
+    elif trace:
+        raise SpecError("--trace", "there is no folder for trace.json; add --out")
     console = Console()
     with _interrupts() as interrupted, _progress() as bar:
         task = bar.add_task("simulating", total=None, rate="")
@@ -66,16 +72,29 @@ def simulate_and_report(
     return not run.interrupted
 
 
+def _check_writable(out: Path) -> None:
+    """Sees to it that an hour's simulation does not end in a folder that cannot be made."""
+    try:
+        check_target(out)
+        place = next((folder for folder in out.absolute().parents if os.path.lexists(folder)), out)
+        TemporaryDirectory(dir=place, prefix=".").cleanup()
+    except OSError as error:
+        problem = f"cannot be written: {error.strerror}; name another place"
+        raise SpecError("", problem, file=out) from None
+
+
 def _progress() -> Progress:
     """A bar on standard error, gone when it is done; nothing at all where that is no terminal."""
+    console = Console(stderr=True)
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=console,
         transient=True,
+        disable=not console.is_terminal,
     )
 
 

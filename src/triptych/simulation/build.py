@@ -21,7 +21,7 @@ from triptych.cost import (
 from triptych.policy import ROUTERS, SCHEDULERS, EmbeddingCache, KVCache, Phase, Scheduler
 from triptych.policy.request import DECODE, ENCODE, PREFILL
 from triptych.record import InstanceInfo
-from triptych.simulation.lane import Lane, LockstepRunner, PipelineRunner, Runner
+from triptych.simulation.lane import Lane, Lockstep, PipelineLane
 from triptych.simulation.simulator import Instance, Simulator, Way
 from triptych.simulation.traffic import Traffic
 from triptych.spec.base import SpecError
@@ -164,16 +164,19 @@ def build(
 
 
 def _instance(simulator: Simulator, plan: PoolPlan, number: int, lane_numbers: Iterator[int]) -> Instance:
-    lanes = [Lane(simulator, plan.scheduler(), number, next(lane_numbers)) for _ in range(plan.lanes)]
     parallel = plan.pool.parallel
-    if parallel.pipeline > 1:
-        free_at = [0.0] * parallel.pipeline
-        for lane in lanes:
-            PipelineRunner(simulator, [lane], plan.cost, free_at)
-    elif parallel.data > 1:
-        LockstepRunner(simulator, lanes, plan.cost)
-    else:
-        Runner(simulator, lanes, plan.cost)
+    free_at = [0.0] * parallel.pipeline
+    lanes: list[Lane] = []
+    for _ in range(plan.lanes):
+        scheduler, place = plan.scheduler(), next(lane_numbers)
+        if parallel.pipeline > 1:
+            lanes.append(
+                PipelineLane(simulator, scheduler, plan.cost, instance=number, number=place, free_at=free_at)
+            )
+        else:
+            lanes.append(Lane(simulator, scheduler, plan.cost, instance=number, number=place))
+    if parallel.data > 1:
+        Lockstep(simulator, lanes, plan.cost)
     return Instance(number, plan.name, lanes)
 
 

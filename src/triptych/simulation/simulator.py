@@ -12,9 +12,10 @@ from typing import Any
 
 from triptych.policy import EmbeddingCache, Phase, Request, Router, Status
 from triptych.policy.request import DECODE, ENCODE, PREFILL, TRANSFERRING
-from triptych.simulation.lane import Event, Lane
+from triptych.simulation.lane import Lane
 from triptych.simulation.network import Network
 from triptych.simulation.recorder import Recorder
+from triptych.simulation.runner import Event
 from triptych.simulation.traffic import Traffic
 
 Progress = Callable[[int, int, float], bool]

@@ -12,6 +12,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
+_CLOSE = 0.7
+"""Likeness (of `difflib`) from which a name is taken to be a misspelling of another."""
+_LONG = 40
+"""Characters of a wrong value that an error shows."""
+
 
 class SpecError(ValueError):
     """A declaration is wrong. `str()` is one line: file, field, what is wrong and the mend."""
@@ -93,18 +98,21 @@ def read_yaml(path: str | Path) -> Any:
         return yaml.load(text, Loader=_UniqueKeyLoader)
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        problem = f"not valid YAML: the character {error.character!r} is not allowed; remove it"
+        problem = f"not valid YAML: the character U+{error.character:04X} is not allowed; remove it"
         raise SpecError(f"line {line}", problem, file=path) from None
     except yaml.MarkedYAMLError as error:
         field = f"line {error.problem_mark.line + 1}" if error.problem_mark is not None else ""
-        raise SpecError(field, f"not valid YAML: {error.problem}", file=path) from None
+        problem = error.problem or "not readable"
+        if problem.startswith("but"):
+            problem = f"{error.context}, {problem}"
+        raise SpecError(field, f"not valid YAML: {problem}", file=path) from None
     except RecursionError:
         raise SpecError("", "not valid YAML: nested too deeply", file=path) from None
 
 
 def did_you_mean(given: object, names: Iterable[str]) -> str:
     """`did you mean 'instances'?`, or nothing if none of the names is close to what was given."""
-    near = difflib.get_close_matches(str(given), names, n=1)
+    near = difflib.get_close_matches(str(given), names, n=1, cutoff=_CLOSE)
     return f"did you mean {near[0]!r}?" if near else ""
 
 
@@ -128,7 +136,7 @@ def apply_override(data: Any, override: str) -> None:
         if isinstance(node, list):
             if not key.isdigit() or int(key) >= len(node):
                 at = ".".join(keys[:depth])
-                raise SpecError(f"--set {override}", f"{at} is a list of {len(node)}: use an index")
+                raise SpecError(f"--set {override}", f"{at} is a list of {len(node)}; count from 0")
             index = int(key)
             node[index], node = (value, value) if last else (node[index], node[index])
         elif isinstance(node, dict):
@@ -191,8 +199,13 @@ def _field(data: Any, location: tuple[int | str, ...]) -> str:
 
 
 _KINDS: dict[type, str] = {
-    **{dict: "a mapping", list: "a list", str: "text", bool: "true or false"},
-    **{int: "a number", float: "a number", NoneType: "nothing"},
+    dict: "a mapping",
+    list: "a list",
+    str: "text",
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+    NoneType: "nothing",
 }
 _EXPECTED = {
     "bool": "true or false",
@@ -214,12 +227,14 @@ def _wording(detail: ErrorDetails) -> str:
         return "missing; give it a value"
     if kind in ("value_error", "assertion_error"):
         return detail["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    if kind == "too_short":
-        return "is empty; give at least one"
+    if kind in ("too_short", "string_too_short"):
+        return "is empty; give at least one" if kind == "too_short" else "is empty; give it a value"
     if kind == "unknown_field":
         return detail["msg"]
     start, _, rest = kind.partition("_")
     if start in _EXPECTED and rest in ("type", "parsing", "from_float", "parsing_size"):
+        if given is None:
+            return f"has no value; it must be {_EXPECTED[start]}"
         mend = "; put it in quotes" if start == "string" and isinstance(given, (bool, int, float)) else ""
         return f"must be {_EXPECTED[start]}, not {_shown(given)}{mend}"
     message = detail["msg"].removeprefix("Input ").replace("should be", "must be")
@@ -232,11 +247,7 @@ def _wording(detail: ErrorDetails) -> str:
 
 def _shown(given: object) -> str:
     """A value as the user knows it: plain ones as they are, of others the kind."""
-    if given is None or isinstance(given, (dict, list)):
+    if isinstance(given, (dict, list)):
         return _KINDS[type(given)]
     text = str(given).lower() if isinstance(given, bool) else repr(given)
     return text if len(text) <= _LONG else f"{text[:_LONG]}..."
-
-
-_LONG = 40
-"""Characters of a wrong value that an error shows."""

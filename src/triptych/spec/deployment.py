@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from triptych.spec.base import Spec
+from triptych.spec.base import Spec, did_you_mean
 from triptych.spec.device import Precision
 from triptych.spec.units import Bytes, BytesPerSecond, Seconds
 
@@ -72,7 +72,7 @@ class Pool(Spec):
     phases: tuple[PhaseName, ...]
     device: str
     """A name of the device catalogue, or a YAML file."""
-    instances: PositiveInt = 1
+    instances: int = Field(default=1, gt=0, le=100_000)
     node: str | None = None
     """A name of the node catalogue, or a YAML file; None: all devices are connected by `Device.link`."""
     parallel: Parallelism = Parallelism()
@@ -97,15 +97,24 @@ class Pool(Spec):
             raise ValueError("list the phases the pool runs: encode, prefill, decode")
         for phase in value:
             if phase not in PHASES:
-                raise ValueError(f"{phase!r} is no phase; use encode, prefill or decode")
+                mend = did_you_mean(phase, PHASES) or "use encode, prefill or decode"
+                raise ValueError(f"{phase!r} is no phase; {mend}")
         if len(set(value)) < len(value):
             raise ValueError("a phase is listed twice; remove one")
         return tuple(phase for phase in PHASES if phase in value)
 
     @model_validator(mode="after")
-    def _only_prefill_looks_prefixes_up(self) -> Self:
-        if self.prefix_cache and "prefill" not in self.phases:
-            raise ValueError("prefix_cache: a pool without prefill has no use for one; remove it")
+    def _no_setting_is_idle(self) -> Self:
+        """Refuses what the phases of the pool make no use of, instead of leaving it without effect."""
+        idle = {
+            "prefix_cache": (self.prefix_cache, ("prefill",)),
+            "embedding_cache": (self.embedding_cache, ("encode", "prefill")),
+            "kv_blocks": (self.kv_blocks, ("prefill", "decode")),
+            "scheduler.max_patches": (self.scheduler.max_patches, ("encode",)),
+        }
+        for name, (given, users) in idle.items():
+            if given and not set(users) & set(self.phases):
+                raise ValueError(f"{name}: a pool without {' and '.join(users)} has no use for it; remove it")
         return self
 
     @model_validator(mode="after")
@@ -155,7 +164,8 @@ class Deployment(Spec):
         for link in self.links:
             for name in (link.source, link.target):
                 if name not in self.pools:
-                    raise ValueError(f"links: {name!r} is no pool; use one of {', '.join(self.pools)}")
+                    mend = did_you_mean(name, self.pools) or f"use one of {', '.join(self.pools)}"
+                    raise ValueError(f"links: {name!r} is no pool; {mend}")
             if (link.source, link.target) in seen:
                 raise ValueError(f"links: {link.source} -> {link.target} is given twice; remove one")
             seen.add((link.source, link.target))
@@ -166,5 +176,5 @@ class Deployment(Spec):
         run = {phase for pool in self.pools.values() for phase in pool.phases}
         for phase in ("prefill", "decode"):
             if phase not in run:
-                raise ValueError(f"no pool runs {phase}; add {phase} to the phases of one")
+                raise ValueError(f"pools: none runs {phase}; add {phase} to the phases of one")
         return self

@@ -32,11 +32,13 @@ FLOPS = {f"{prefix}{unit}": s for prefix, s in _DECIMAL.items() for unit in ("FL
 
 
 def parse_quantity(value: object, units: dict[str, float]) -> object:
-    """A number in the base unit from `"80 GB"`-like text; anything but text passes through.
+    """A number in the base unit from `"80 GB"`-like text; anything else passes through, to be checked as a number.
 
     Raises:
-        ValueError: the text is not a number followed by one of `units`.
+        ValueError: the text is not a number followed by one of `units`, or the value is a boolean.
     """
+    if isinstance(value, bool):
+        raise ValueError("must be a number with a unit, not true or false")
     if not isinstance(value, str):
         return value
     match = _NUMBER.fullmatch(value)
@@ -50,7 +52,8 @@ def _unit(units: dict[str, float]) -> BeforeValidator:
     return BeforeValidator(lambda value: parse_quantity(value, units))
 
 
-Seconds = Annotated[float, _unit(SECONDS), Field(ge=0)]
-Bytes = Annotated[float, _unit(BYTES), Field(gt=0)]
-BytesPerSecond = Annotated[float, _unit(BYTES_PER_SECOND), Field(gt=0)]
-FlopPerSecond = Annotated[float, _unit(FLOPS), Field(gt=0)]
+# The limits lie far from anything real: they keep results finite, and a slip of the pen from being simulated.
+Seconds = Annotated[float, _unit(SECONDS), Field(ge=0, le=1e10)]
+Bytes = Annotated[float, _unit(BYTES), Field(gt=0, le=1e18)]
+BytesPerSecond = Annotated[float, _unit(BYTES_PER_SECOND), Field(ge=1, le=1e18)]
+FlopPerSecond = Annotated[float, _unit(FLOPS), Field(ge=1, le=1e24)]

@@ -188,10 +188,9 @@ class Scheduler(ABC):
             self.kv.release(request)
             request.status = _FINISHED
         prefilled: list[Request] = []
-        for chunk in batch.chunks:
-            request = chunk.request
-            request.context_tokens += chunk.tokens
-            if chunk.last:
+        for request, tokens, _, last in batch.chunks:
+            request.context_tokens += tokens
+            if last:
                 prefilled.append(request)
                 self._after_prefill(request, finished)
         for request in batch.encoded:

@@ -1,0 +1,106 @@
+"""Lanes that share an instance: pipeline stages worked by hand, and data ranks that go in step."""
+
+from __future__ import annotations
+
+import pytest
+
+from triptych.policy import Batch
+from triptych.simulation.simulator import Simulator
+from triptych.workload import Requests
+
+from . import stubs
+
+LONG = 100
+"""Tokens of a prompt that takes three times as long as everything else."""
+
+
+def seconds(batch: Batch) -> float:
+    return 3.0 if batch.prefill_tokens >= LONG else 1.0
+
+
+def pipeline(traffic: Requests, *, jump: bool = True) -> Simulator:
+    """Two stages of equal length, and so two lanes."""
+    cost = stubs.Takes(stages=lambda batch: [seconds(batch)] * 2)
+    made = stubs.simulator(traffic, cost, stages=2, jump=jump)
+    made.run()
+    return made
+
+
+def in_step(traffic: Requests, *, jump: bool = True, ranks: int = 2) -> Simulator:
+    made = stubs.simulator(traffic, stubs.Takes(seconds), ranks=ranks, jump=jump)
+    made.run()
+    return made
+
+
+def ends(made: Simulator, lane: int) -> list[float]:
+    log = stubs.batches(made, lane)
+    return [float(end) for end in log["start"] + log["first"] * log["iterations"]]
+
+
+def test_a_lane_alone_waits_for_its_own_token() -> None:
+    """A token depends on the one before: each takes both stages, 2 s, though a stage is free half the time."""
+    made = pipeline(stubs.requests([0.0], 4, 3))
+    assert ends(made, 0) == [2.0, 4.0, 6.0]
+    assert len(stubs.batches(made, 1)) == 0
+
+
+def test_two_lanes_fill_both_stages() -> None:
+    """Lane 1 enters stage 0 at 1, when lane 0 has left it; from then on a batch leaves every second."""
+    made = pipeline(stubs.requests([0.0, 0.0], 4, 3))
+    assert ends(made, 0) == [2.0, 4.0, 6.0]
+    assert ends(made, 1) == [3.0, 5.0, 7.0]
+    assert list(made.recorder.end) == [6.0, 7.0]
+
+
+def test_requests_stay_on_their_lane_and_new_ones_go_to_the_shorter() -> None:
+    """The third comes when lane 0 has one request and lane 1 one: ties go to the first."""
+    made = pipeline(stubs.requests([0.0, 0.0, 0.5], 4, [3, 5, 1]))
+    assert stubs.batches(made, 0)["prefilling"].tolist() == [1, 1, 0]
+    assert stubs.batches(made, 1)["prefilling"].tolist() == [1, 0, 0, 0, 0]
+
+
+def test_a_long_batch_delays_the_other_lane() -> None:
+    """Lane 0: stage 0 until 3, stage 1 until 6. Lane 1, ready at 0, is let into stage 0 at 3, leaves it at
+    4, and waits for stage 1 until 6: 7. Lane 0 is back in stage 0 at 6 and in stage 1 after lane 1."""
+    made = pipeline(stubs.requests([0.0, 0.0], [LONG, 4], [2, 2]))
+    assert ends(made, 0) == [6.0, 8.0]
+    assert ends(made, 1) == [7.0, 9.0]
+
+
+def test_a_long_batch_is_not_delayed_by_a_short_one_before_it() -> None:
+    made = pipeline(stubs.requests([0.0, 0.0], [4, LONG], [1, 1]))
+    assert list(made.recorder.end) == [2.0, 7.0]
+
+
+def test_unequal_stages_run_at_the_pace_of_the_slowest() -> None:
+    cost = stubs.Takes(stages=lambda batch: [1.0, 2.0])
+    made = stubs.simulator(stubs.requests([0.0, 0.0], 4, 4), cost, stages=2)
+    made.run()
+    assert ends(made, 0) == [3.0, 7.0, 11.0, 15.0]
+    assert ends(made, 1) == [5.0, 9.0, 13.0, 17.0]
+
+
+@pytest.mark.parametrize("jump", [True, False])
+def test_in_step_the_slowest_rank_sets_the_time(jump: bool) -> None:
+    """Rank 0 decodes while rank 1 computes a long prompt from 2 to 5: the token of rank 0 comes at 5 too."""
+    made = in_step(stubs.requests([0.0, 1.5], [4, LONG], [4, 2]), jump=jump)
+    assert list(made.recorder.first_token) == [1.0, 5.0]
+    assert list(made.recorder.end) == [6.0, 6.0]
+    assert stubs.batches(made, 0)["first"].tolist() == [1.0, 1.0, 3.0, 1.0]
+
+
+def test_in_step_all_begin_and_end_together() -> None:
+    made = in_step(stubs.requests([0.0, 0.0], 4, [4, 8]))
+    assert stubs.starts_and_iterations(made, 0) == [(0.0, 1), (1.0, 3)]
+    assert stubs.starts_and_iterations(made, 1) == [(0.0, 1), (1.0, 3), (4.0, 4)]
+
+
+def test_in_step_an_arrival_at_one_rank_cuts_the_run_of_all() -> None:
+    made = in_step(stubs.requests([0.0, 0.0, 2.5], 4, [8, 8, 1]))
+    assert stubs.starts_and_iterations(made, 0) == [(0.0, 1), (1.0, 2), (3.0, 1), (4.0, 4)]
+    assert stubs.starts_and_iterations(made, 1) == [(0.0, 1), (1.0, 2), (3.0, 1), (4.0, 4)]
+
+
+def test_in_step_idle_ranks_leave_no_rows() -> None:
+    made = in_step(stubs.requests([0.0], 4, 4), ranks=3)
+    assert [len(stubs.batches(made, rank)) for rank in range(3)] == [2, 0, 0]
