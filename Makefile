@@ -5,10 +5,16 @@ BIN := $(VENV)/bin
 FAST := .venv-fast
 SOURCES := src tests benchmarks
 
+# make demo TRACE=AzureLLMInferenceTrace_conv.csv replays a trace of the Azure Public Dataset 2023.
+TRACE ?=
+REPLAY = $(if $(TRACE),--set 'workload.trace={format: azure, path: $(TRACE)}' --set 'workload.arrivals={kind: trace}' \
+  --set 'workload.prompt={kind: trace}' --set 'workload.output={kind: trace}')
+
 .PHONY: demo test lint format bench fast clean
 
 demo: $(VENV)/installed  ## predict a vision-language model split over encode, prefill and decode pools
-	$(BIN)/triptych simulate examples/deployments/epd.yaml examples/workloads/vision-chat.yaml --out runs/demo --trace
+	$(BIN)/triptych simulate examples/deployments/epd.yaml examples/workloads/vision-chat.yaml \
+	  --out runs/demo --trace $(REPLAY)
 
 test: lint  ## lint, types, import walls and all tests
 	$(BIN)/pytest -n auto

@@ -10,9 +10,9 @@ cluster  1,000 H100s in encode, prefill and decode pools under 1,000,000 request
 
 What is timed is the whole of it: looking the deployment up, drawing the requests, simulating, the record,
 all metrics of every request (percentiles of its own token gaps included) and the summary; not the start of
-the interpreter, which `startup_s` shows. Every measurement has a process of its own, warmed up by a small run.
-The named baseline of the same run is `step`: the same simulator with jumps switched off, one iteration at a
-time.
+the interpreter, which `startup_s` shows. Every measurement has a process of its own, warmed up by a small
+run. The named baseline of the same run is `step`: the same simulator with jumps switched off, one iteration
+at a time.
 """
 
 from __future__ import annotations

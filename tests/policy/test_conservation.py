@@ -22,7 +22,15 @@ from triptych.policy import (
 from .world import Plan, World
 
 POLICIES = ["static", "orca", "vllm", "sarathi", "unified"]
-LAYOUTS = [["EPD"], ["E", "PD"], ["EP", "D"], ["E", "P", "D"], ["E", "P", "P", "D", "D"], ["EPD", "EPD"], ["EP", "PD"]]
+LAYOUTS = [
+    ["EPD"],
+    ["E", "PD"],
+    ["EP", "D"],
+    ["E", "P", "D"],
+    ["E", "P", "P", "D", "D"],
+    ["EPD", "EPD"],
+    ["EP", "PD"],
+]
 PHASES = {"E": Phase.ENCODE, "P": Phase.PREFILL, "D": Phase.DECODE}
 BLOCK = 4
 SETTINGS = settings(max_examples=25, database=None, deadline=None, suppress_health_check=list(HealthCheck))
@@ -122,7 +130,9 @@ class Audited(World):
             assert chunk.history == self.computed[request], "a chunk goes on where the one before it ended"
         else:
             assert chunk.history % BLOCK == 0, "an admission begins after whole cached blocks"
-            assert known.issuperset(request.block_hashes[: chunk.history // BLOCK]), "a hit was never computed"
+            assert known.issuperset(request.block_hashes[: chunk.history // BLOCK]), (
+                "a hit was never computed"
+            )
             if request.preemptions == 0:
                 assert chunk.history == request.cached_tokens
         self.computed[request] = reach

@@ -84,7 +84,9 @@ def test_a_request_goes_from_encode_over_prefill_to_decode() -> None:
     encode.add(a)
     assert play_round(encode) == "A#9 >A"
     assert (a.phase, a.status) == (Phase.PREFILL, Status.WAITING)
-    assert (len(encode), encode.embeddings.used if encode.embeddings else 0) == (0, 1), "gone, but not yet sent"
+    assert (len(encode), encode.embeddings.used if encode.embeddings else 0) == (0, 1), (
+        "gone, but not yet sent"
+    )
 
     prefill.add(a, from_elsewhere=True)
     assert play_round(prefill) == "-", "its embeddings are not here yet"

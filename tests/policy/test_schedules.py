@@ -53,7 +53,12 @@ def test_static_reserves_memory_for_whole_lengths() -> None:
 
 def test_static_admits_nobody_into_a_batch_that_runs() -> None:
     requests = request("A", 4, 3), request("B", 4, 1)
-    assert play(StaticScheduler(kv()), requests[0], later={1: requests[1]}) == ["A:4", "A+1", "A+1 .A", "B:4 .B"]
+    assert play(StaticScheduler(kv()), requests[0], later={1: requests[1]}) == [
+        "A:4",
+        "A+1",
+        "A+1 .A",
+        "B:4 .B",
+    ]
 
 
 # orca -----------------------------------------------------------------------------------------------

@@ -131,7 +131,11 @@ def test_embeddings_are_given_up_with_the_end_of_the_prompt() -> None:
     memory = embeddings()
     scheduler = SarathiScheduler(KVCache(100, 4), memory, max_tokens=4, max_batch=4)
     scheduler.add(with_image())
-    assert [(play_round(scheduler), memory.used) for _ in range(3)] == [("B#6", 1), ("B:4..", 1), ("B:4@4", 0)]
+    assert [(play_round(scheduler), memory.used) for _ in range(3)] == [
+        ("B#6", 1),
+        ("B:4..", 1),
+        ("B:4@4", 0),
+    ]
 
 
 def test_a_preempted_request_is_encoded_again_unless_its_embedding_is_still_there() -> None:

@@ -48,7 +48,9 @@ class World:
         jump: whether batches of decodes run as often as they may, until something comes in between.
     """
 
-    def __init__(self, schedulers: Sequence[Scheduler], plan: Plan, *, delay: int = 1, jump: bool = False) -> None:
+    def __init__(
+        self, schedulers: Sequence[Scheduler], plan: Plan, *, delay: int = 1, jump: bool = False
+    ) -> None:
         self.schedulers = schedulers
         self.plan = plan
         self.delay = delay

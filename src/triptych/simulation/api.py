@@ -54,7 +54,9 @@ def simulate(
 
     Example:
         >>> import triptych
-        >>> run = triptych.simulate("examples/epd.yaml", "examples/vision-chat.yaml")  # doctest: +SKIP
+        >>> run = triptych.simulate(
+        ...     "examples/deployments/epd.yaml", "examples/workloads/vision-chat.yaml"
+        ... )  # doctest: +SKIP
         >>> triptych.summarise(run).latency["ttft"].p99  # doctest: +SKIP
     """
     began = time.perf_counter()

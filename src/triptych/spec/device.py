@@ -79,4 +79,4 @@ class Node(Spec):
     pcie: Link
     network: Link
     """Between nodes, per device."""
-    sources: dict[str, str] = {}
+    sources: dict[str, str] = Field(default={})
