@@ -7,8 +7,10 @@ SOURCES := src tests benchmarks
 
 # make demo TRACE=AzureLLMInferenceTrace_conv.csv replays a trace of the Azure Public Dataset 2023.
 TRACE ?=
-REPLAY = $(if $(TRACE),--set 'workload.trace={format: azure, path: $(TRACE)}' --set 'workload.arrivals={kind: trace}' \
-  --set 'workload.prompt={kind: trace}' --set 'workload.output={kind: trace}')
+ifneq ($(TRACE),)
+REPLAY := --set 'workload.trace={format: azure, path: "$(TRACE)"}' --set 'workload.arrivals={kind: trace}' \
+  --set 'workload.prompt={kind: trace}' --set 'workload.output={kind: trace}'
+endif
 
 .PHONY: demo test lint format bench fast clean
 

@@ -1,4 +1,4 @@
-"""Over random requests, knobs, deployments and aborts: nothing is lost, invented or stuck, and a jump is a step."""
+"""Random requests, knobs, deployments and aborts: nothing is lost, invented or stuck, and a jump is a step."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ FLOPS = {f"{prefix}{unit}": s for prefix, s in _DECIMAL.items() for unit in ("FL
 
 
 def parse_quantity(value: object, units: dict[str, float]) -> object:
-    """A number in the base unit from `"80 GB"`-like text; anything else passes through, to be checked as a number.
+    """A number in the base unit from `"80 GB"`-like text; anything else passes through.
 
     Raises:
         ValueError: the text is not a number followed by one of `units`, or the value is a boolean.
