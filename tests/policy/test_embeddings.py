@@ -110,7 +110,7 @@ def test_a_request_fits_if_its_images_could_be_held_together() -> None:
 
 
 class Sharing(RuleBasedStateMachine):
-    """Random use of a cache of 6 blocks of 2 tokens, beside a list of what is claimed and one of what is idle."""
+    """Random use of 6 blocks of 2 tokens, beside a list of what is claimed and one of what is idle."""
 
     requests = Bundle("requests")
 

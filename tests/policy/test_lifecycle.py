@@ -1,4 +1,4 @@
-"""A request's way through encode, prefill and decode on three instances, and out of it by preemption or abort."""
+"""A request's way through encode, prefill and decode on three instances, and out of it."""
 
 from __future__ import annotations
 
@@ -84,9 +84,8 @@ def test_a_request_goes_from_encode_over_prefill_to_decode() -> None:
     encode.add(a)
     assert play_round(encode) == "A#9 >A"
     assert (a.phase, a.status) == (Phase.PREFILL, Status.WAITING)
-    assert (len(encode), encode.embeddings.used if encode.embeddings else 0) == (0, 1), (
-        "gone, but not yet sent"
-    )
+    assert encode.embeddings is not None
+    assert (len(encode), encode.embeddings.used) == (0, 1), "gone, but its embeddings are still to be sent"
 
     prefill.add(a, from_elsewhere=True)
     assert play_round(prefill) == "-", "its embeddings are not here yet"

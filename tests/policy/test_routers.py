@@ -187,14 +187,17 @@ def test_a_prefix_goes_where_it_was_seen() -> None:
 
 
 def test_the_longest_prefix_decides() -> None:
-    # Both instances know the first block; it was sent to the second one last, as part of another prompt.
+    # With n requests on the first of 2 instances and none on the second the bound is 1.5 * n / 2 + 4: 16 are
+    # within it, and 17, of 16.75, are not. So the first block goes to the second instance in the end.
     router = PrefixAffinityRouter(2)
-    router.slack = 0
-    assert router.route(text(8, 1, 2, 3)) == 0
-    assert router.route(text(8, 1, 4)) == 1, "the first has twice the mean load"
-    router.slack = 100
-    assert router.route(text(8, 1, 2, 3, 5)) == 0
-    assert router.route(text(8, 1, 4, 6)) == 1
+    requests = [text(8, 1, 2, 3) for _ in range(17)]
+    assert [router.route(each) for each in requests] == [0] * 17
+    assert router.route(text(8, 1, 4)) == 1
+    for each in requests:
+        router.done(each, 0)
+    assert router.route(text(8, 1, 2, 5)) == 0, "the second block was never sent elsewhere"
+    assert router.route(text(8, 1, 6)) == 0, "and the first has come back with it"
+    assert router.route(text(8, 1, 4, 7)) == 1
 
 
 def test_an_overloaded_instance_loses_its_prefixes() -> None:
@@ -209,15 +212,15 @@ def test_an_overloaded_instance_loses_its_prefixes() -> None:
     assert router.loads == [0, 2, 0, 0]
 
 
-def test_a_short_memory_forgets_what_was_used_longest_ago() -> None:
+def test_a_short_memory_forgets_what_was_used_longest_ago(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Two blocks are remembered: with block 3 comes the end of block 2, for block 1 was used again after it.
+    monkeypatch.setattr(PrefixAffinityRouter, "remembered", 2)
     router = PrefixAffinityRouter(3)
-    router.remembered = 2
-    assert [router.route(text(8, block)) for block in (1, 2)] == [0, 1]
-    assert router.route(text(8, 1)) == 0
-    assert router.route(text(8, 3)) == 2, "the least loaded; block 2 is forgotten for block 3"
-    assert router.route(text(8, 1)) == 0
-    assert router.route(text(8, 2)) == 1, "as the least loaded, for nobody knows it any more"
-    assert router.route(text(8, 3)) != 2, "forgotten in its turn"
+    assert [router.route(text(8, block)) for block in (1, 2, 1, 3)] == [0, 1, 0, 2]
+    assert router.route(text()) == 1
+    assert router.loads == [2, 2, 1]
+    assert router.route(text(8, 1)) == 0, "still known, though not the least loaded"
+    assert router.route(text(8, 2)) == 2, "the least loaded; it was known at 1"
 
 
 @SETTINGS

@@ -52,8 +52,8 @@ def test_static_reserves_memory_for_whole_lengths() -> None:
 
 
 def test_static_admits_nobody_into_a_batch_that_runs() -> None:
-    requests = request("A", 4, 3), request("B", 4, 1)
-    assert play(StaticScheduler(kv()), requests[0], later={1: requests[1]}) == [
+    a, b = request("A", 4, 3), request("B", 4, 1)
+    assert play(StaticScheduler(kv()), a, later={1: b}) == [
         "A:4",
         "A+1",
         "A+1 .A",
@@ -182,7 +182,7 @@ def test_sarathi_keeps_the_watermark_free_on_admission() -> None:
 
 def test_sarathi_preempts_the_latest_even_in_the_middle_of_its_prompt() -> None:
     # 5 blocks, 6 tokens an iteration. A 8+6 takes 2 blocks, B 12+2 the other 3.
-    # 2: A's ninth token needs a block: B goes, with its 4 computed tokens. A round that preempts admits nobody.
+    # 2: A's ninth token needs a block: B goes, and with it 4 computed tokens. Such a round admits nobody.
     # 3: B needs 3 of the 2 free blocks, so A goes on alone: tokens 3, 4, 5 and 6.
     # 7: B starts again from nothing.
     scheduler = SarathiScheduler(kv(5), max_tokens=6, max_batch=6, watermark=0.0)

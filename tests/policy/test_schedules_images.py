@@ -1,4 +1,4 @@
-"""Schedules with images and with prefix-cache hits, worked out by hand. How a batch reads is said in `drive`."""
+"""Schedules with images and with prefix-cache hits, worked out by hand, in the notation of `drive`."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ def test_cached_blocks_that_others_hold_cost_no_memory() -> None:
 
 
 def test_a_preempted_request_finds_what_is_left_of_its_own_blocks() -> None:
-    # 4 blocks, A 6+6, B 8+3. 1: B's ninth token needs a block: B, the latest, goes; its 2 blocks stay findable.
+    # 4 blocks, A 6+6, B 8+3. 1: B's ninth token needs a block: B goes; its 2 blocks stay findable.
     # 3: A's ninth token takes the fourth block, so one of B's is evicted: the tail.
     # 6: B finds the first of its blocks, and computes the other 5 of its 9 tokens.
     a, b = request("A", 6, 6), request("B", 8, 3, hashes=[1, 2])

@@ -63,8 +63,7 @@ def requests(
 ) -> Requests:
     """Text requests; one number for all, or one each."""
     times = np.asarray(arrival, np.float64)
-    lengths = [np.broadcast_to(np.asarray(tokens, np.int64), times.shape).copy() for tokens in (prompt, output)]
-    plain = Requests.plain(times, *lengths)
+    plain = Requests.plain(times, *(np.full(len(times), tokens, np.int64) for tokens in (prompt, output)))
     return plain if patience is None else replace(plain, patience=np.array(patience, np.float64))
 
 
@@ -87,6 +86,7 @@ def simulator(
     policy: str = "orca",
     blocks: int = 1 << 40,
     block_size: int = 16,
+    prefix_cache: bool = False,
     kind: type[Simulator] = Simulator,
     jump: bool = True,
     **knobs: Any,
@@ -106,18 +106,21 @@ def simulator(
         policy: name of the scheduler.
         blocks: of KV memory, each lane.
         block_size: tokens.
+        prefix_cache: of each lane.
         kind: class of the simulator.
         jump: as `Simulator`.
         knobs: of the scheduler.
     """
-    made = kind(Traffic(traffic, _TEXT_MODEL), jump=jump)
+    hashed = block_size if prefix_cache else None
+    made = kind(Traffic(traffic, _TEXT_MODEL, hash_block_size=hashed), jump=jump)
     numbers = count()
 
     def instance(number: int, pool: int, phases: tuple[Phase, ...]) -> Instance:
         free_at = [0.0] * stages
         lanes: list[Lane] = []
         for _ in range(stages * ranks):
-            scheduler = SCHEDULERS[policy](KVCache(blocks, block_size), phases=phases, **knobs)
+            kv = KVCache(blocks, block_size, prefix_cache=prefix_cache)
+            scheduler = SCHEDULERS[policy](kv, phases=phases, **knobs)
             place = {"instance": number, "number": next(numbers)}
             if stages > 1:
                 lanes.append(PipelineLane(made, scheduler, cost, free_at=free_at, **place))

@@ -113,6 +113,13 @@ def test_a_closed_loop_replaces_who_ends(jump: bool) -> None:
     assert list(made.recorder.end) == [2.0, 4.0, 4.0, 6.0]
 
 
+def test_a_closed_loop_passes_over_who_can_never_be_served() -> None:
+    made = stubs.simulator(stubs.closed_loop(1, [4, 100, 4], [1, 1, 1]), ONE_SECOND, blocks=1)
+    made.run()
+    assert list(made.recorder.arrival) == [0.0, 1.0, 1.0]
+    assert list(made.recorder.end) == [1.0, 1.0, 2.0]
+
+
 def test_who_gives_up_goes_at_the_boundary(jump: bool) -> None:
     """Patience ends at 3.5, while a token is computed; it is delivered at 4 and the request then dropped."""
     made = stubs.simulator(
@@ -167,9 +174,11 @@ def split(jump: bool, kind: type[Simulator] = Simulator) -> Simulator:
 
 
 def test_kv_is_sent_and_joins_at_a_boundary(jump: bool) -> None:
-    """Request 0 is prefilled 0..1, sent 1..1.5 and decoded from 1.5; request 1 is prefilled 1..2, which has
-    its KV sent from 2.5 on, when memory for it is set aside at the boundary of the decode instance, and
-    that takes 2 s: it joins at 4.5, as the boundary there is."""
+    """KV is sent once a boundary of the decode instance has set memory aside for it, two tokens a second.
+
+    Request 0 is prefilled 0..1, sent 1..1.5 and decoded from 1.5 on; request 1 is prefilled 1..2, sent from
+    2.5, the next boundary, to 4.5, which is a boundary again, and decoded from there.
+    """
     made = split(jump)
     made.run()
     recorder = made.recorder
@@ -179,31 +188,66 @@ def test_kv_is_sent_and_joins_at_a_boundary(jump: bool) -> None:
     assert list(recorder.transfer_seconds) == [0.5, 2.0]
 
 
-class Meddling(Simulator):
-    """Adds a request to a lane at the very moment at which it is forming a batch."""
+def test_who_gives_up_under_way_is_dropped_where_it_lands(jump: bool) -> None:
+    """Prefilled 0..1 and sent 1..3; patience ends at 2, and the memory on both sides is free from 3 on."""
+    made = stubs.simulator(
+        stubs.requests([0.0], 4, 9, patience=[2.0]),
+        ONE_SECOND,
+        pools=PREFILL_THEN_DECODE,
+        way=TEN_BYTES,
+        jump=jump,
+    )
+    made.run()
+    assert list(made.recorder.end) == [3.0]
+    assert list(made.recorder.generated_tokens) == [1]
+    assert len(stubs.batches(made, lane=1)) == 0
+    assert all(lane.scheduler.kv.used == 0 for instance in made.instances for lane in instance.lanes)
 
-    extra = nan
+
+class Meddling(Simulator):
+    """Adds a request to the decode instance at the very moment at which that forms a batch."""
+
+    beside_a_batch = False
+    """Whether to wait until there is something to run."""
+    added_at = nan
 
     def serve(self, lane: Lane, now: float) -> None:
         super().serve(lane, now)
-        if lane.instance == 1 and not self.extra >= 0:
-            self.extra = now
-            self._meddle(lane, now)
-
-    def _meddle(self, lane: Lane, now: float) -> None:
-        request = self.traffic.request(0)
-        request.phase = Phase.DECODE
-        request.context_tokens = request.generated_tokens = 1
-        lane.scheduler.kv.take(request, request.longest_context)
-        lane.scheduler.landed[request] = None
-        self._place[request] = lane
-        lane.runner.poke(now)
+        forms_as_awaited = (lane.batch is not None) == self.beside_a_batch
+        if lane.instance == 1 and forms_as_awaited and not self.added_at >= 0:
+            self.added_at = now
+            request = self.traffic.request(0)
+            request.phase = Phase.DECODE
+            request.context_tokens = request.generated_tokens = 1
+            lane.scheduler.kv.take(request, request.longest_context)
+            lane.scheduler.landed[request] = None
+            self._place[request] = lane
+            lane.runner.poke(now)
 
 
-def test_a_poke_while_a_batch_is_formed_is_not_lost() -> None:
+class MeddlingLater(Meddling):
+    """Adds it when there is something to run."""
+
+    beside_a_batch = True
+
+
+def test_a_poke_while_no_batch_is_formed_is_not_lost() -> None:
     """At 1 the decode instance has nothing to run; what is put there while it says so is run at once."""
     made = split(jump=True, kind=Meddling)
     made.run()
     assert isinstance(made, Meddling)
-    assert made.extra == 1.0
+    assert made.added_at == 1.0
     assert stubs.starts_and_iterations(made, lane=1)[0][0] == 1.0
+
+
+def test_a_poke_while_a_batch_is_formed_keeps_it_to_one_iteration() -> None:
+    """At 2.5 the decode instance sets out on the tokens left of one request; the other is in from 3.5 on."""
+    made = split(jump=True, kind=MeddlingLater)
+    made.run()
+    assert isinstance(made, Meddling)
+    assert made.added_at == 2.5
+    log = stubs.batches(made, lane=1)
+    assert list(zip(log["start"], log["iterations"], log["decodes"], strict=True))[1:3] == [
+        (2.5, 1, 1),
+        (3.5, 1, 2),
+    ]

@@ -90,8 +90,10 @@ def test_incast_is_shared_at_the_receiver() -> None:
 
 
 def test_who_comes_later_slows_who_is_there() -> None:
-    """Alone for 1 s (100 of 200 bytes), then both at 50 bytes/s: the first is through at 3. The other has
-    100 of its 300 bytes by then, and the port to itself for the 200 left."""
+    """Alone for 1 s (100 of 200 bytes), then both at 50 bytes/s: the first is through at 3.
+
+    The other has 100 of its 300 bytes by then, and the port to itself for the 200 left.
+    """
     assert arrivals(Sent(0.0, 0, 1, 200.0), Sent(1.0, 0, 1, 300.0)) == [3.0, 5.0]
 
 
@@ -111,15 +113,18 @@ def test_a_fast_receiver_takes_two_slow_senders_at_full_speed() -> None:
 
 
 def test_a_share_that_another_cannot_use_is_not_dealt_out_again() -> None:
-    """Equal shares at both ends: the first is held to 10 bytes/s by its receiver, and the second still gets
-    half of the sender's port, not the 90 bytes/s that are left. When it is through, the first, which
-    has sent 20 bytes, goes on at 10."""
+    """Shares are equal, not max-min fair: the first is held to 10 bytes/s by its receiver.
+
+    The second still gets half of the sender's port, not the 90 bytes/s that are left.
+    """
     assert arrivals(Sent(0.0, 0, 1, 100.0, into=10.0), Sent(0.0, 0, 2, 100.0)) == [10.0, 2.0]
 
 
 def test_one_end_frees_the_other_port() -> None:
-    """0->1 shares its sender with 0->2 and its receiver with 3->1, so all three go at 50 until 2. Then 0->2
-    and 3->1 are through, and 0->1 has the rest for itself."""
+    """0->1 shares its sender with 0->2 and its receiver with 3->1, so all three go at 50 until 2.
+
+    Then 0->2 and 3->1 are through, and 0->1 has both ports to itself.
+    """
     assert arrivals(Sent(0.0, 0, 1, 200.0), Sent(0.0, 0, 2, 100.0), Sent(0.0, 3, 1, 100.0)) == [3.0, 2.0, 2.0]
 
 
@@ -150,8 +155,7 @@ traffic = st.lists(
 @settings(max_examples=150, deadline=None)
 @given(traffic, st.lists(st.floats(1, 200), min_size=8, max_size=8))
 def test_no_port_carries_more_than_it_can(sends: list[Sent], ports: list[float]) -> None:
-    """What has come through a port by any end of a transfer is no more than bandwidth x time since any
-    start: bytes that lie wholly between the two had to pass in between."""
+    """Between any start and any end, the transfers wholly in between are no more than bandwidth x time."""
     sends = [sent._replace(out=ports[sent.source], into=ports[4 + sent.target]) for sent in sends]
     ends = arrivals(*sends)
     for port in range(8):

@@ -38,7 +38,7 @@ def ends(made: Simulator, lane: int) -> list[float]:
 
 
 def test_a_lane_alone_waits_for_its_own_token() -> None:
-    """A token depends on the one before: each takes both stages, 2 s, though a stage is free half the time."""
+    """A token depends on the one before: each takes both stages, 2 s, though one is always free."""
     made = pipeline(stubs.requests([0.0], 4, 3))
     assert ends(made, 0) == [2.0, 4.0, 6.0]
     assert len(stubs.batches(made, 1)) == 0
@@ -60,8 +60,11 @@ def test_requests_stay_on_their_lane_and_new_ones_go_to_the_shorter() -> None:
 
 
 def test_a_long_batch_delays_the_other_lane() -> None:
-    """Lane 0: stage 0 until 3, stage 1 until 6. Lane 1, ready at 0, is let into stage 0 at 3, leaves it at
-    4, and waits for stage 1 until 6: 7. Lane 0 is back in stage 0 at 6 and in stage 1 after lane 1."""
+    """Lane 0 has stage 0 until 3 and stage 1 until 6.
+
+    Lane 1, ready at 0, is let into stage 0 at 3, leaves it at 4, waits for stage 1 until 6 and leaves that
+    at 7. Lane 0 is back in stage 0 at 6, and in stage 1 after lane 1.
+    """
     made = pipeline(stubs.requests([0.0, 0.0], [LONG, 4], [2, 2]))
     assert ends(made, 0) == [6.0, 8.0]
     assert ends(made, 1) == [7.0, 9.0]

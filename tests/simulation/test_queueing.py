@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from math import sqrt
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -58,6 +58,7 @@ def queue(
     arrival = np.cumsum(rng.exponential(1 / (load * servers), customers))
     times = np.ones(customers) if service == "constant" else rng.exponential(1.0, customers)
     prompt = np.maximum(1, np.rint(times * TICKS)).astype(np.int64)
+    budget: dict[str, Any] = {"max_tokens": 1 << 40} if policy in ("sarathi", "unified") else {}
     made = stubs.simulator(
         stubs.requests(arrival, prompt),
         stubs.Takes(by_prompt),
@@ -66,7 +67,7 @@ def queue(
         router_seed=seed,
         policy=policy,
         max_batch=1,
-        **({"max_tokens": 1 << 40} if policy in ("sarathi", "unified") else {}),
+        **budget,
     )
     made.run()
     return made, arrival, prompt / TICKS
@@ -74,7 +75,7 @@ def queue(
 
 def waits(made: Simulator) -> Floats:
     """Of every request, from its arrival to its first batch."""
-    return made.recorder.column("prefill_start") - made.recorder.column("arrival")
+    return np.asarray(made.recorder.column("prefill_start") - made.recorder.column("arrival"))
 
 
 def interval(means: Sequence[float]) -> tuple[float, float]:
@@ -167,8 +168,11 @@ def test_each_wait_follows_lindley_under_every_policy(policy: str) -> None:
 
 @pytest.mark.parametrize("service", ["constant", "exponential"])
 def test_little_holds_between_the_batch_log_and_the_requests(service: Service) -> None:
-    """Arrivals are Poisson and served in order, so a request leaves behind, when its service begins, as many
-    as came during its wait: L = arrival rate x W, with L from the log of batches and W from the requests."""
+    """L = arrival rate x W, with L from the log of batches and W from the requests.
+
+    L may be taken when services begin: arrivals are Poisson and served in order, so that a request then
+    leaves behind as many as came during its wait.
+    """
     load = 0.8
     found = replications(load, service, 1, "random")
     low, high = interval([means.left_behind - load * means.wait for means in found])

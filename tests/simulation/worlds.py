@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-import pytest
 from hypothesis import strategies as st
 
 import triptych
-from triptych.policy import KVCache, Request
 from triptych.record import Run
-from triptych.simulation import api, build
-from triptych.simulation.simulator import Simulator
 from triptych.spec.deployment import Deployment
 from triptych.spec.workload import WorkloadSpec
 

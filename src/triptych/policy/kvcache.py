@@ -4,9 +4,9 @@ Blocks are accounted for, not numbered: a request holds `request.blocks` of them
 `request.shared_blocks` of which stand in the prefix cache under their hash. An engine that needs page
 numbers binds them to a request's holding when it reads it; a simulator never does.
 
-Source of the sharing rules: vLLM V1 (`KVCacheManager`): full prompt blocks are entered when they are
-allocated, a block nobody holds stays findable until its room is needed, least recently used first, and
-the last prompt token is always computed so that there is something to sample from.
+Source of the sharing rules: vLLM V1 (`KVCacheManager`): full prompt blocks are entered when the batch that
+computes them is formed, a block that nobody holds stays findable until its room is needed, least recently
+used first, and the last prompt token is always computed so that there is something to sample from.
 """
 
 from __future__ import annotations
@@ -99,8 +99,21 @@ class KVCache:
         request.blocks = held + fresh
         self.free -= idle_hits
         self.draw(fresh)
-        self._enter(request, tokens)
         return True
+
+    def enter(self, request: Request, tokens: int) -> None:
+        """Makes the request's full prompt blocks findable, up to `tokens` of context.
+
+        Those are blocks that it holds, and that are full once the batch that is being formed has been run.
+        """
+        full = min(tokens // self.block_size, len(request.block_hashes))
+        for block_hash in request.block_hashes[request.shared_blocks : full]:
+            if block_hash in self._holders:
+                # A twin computed beside ours: hash and holding must stay one to one, so ours, and what
+                # follows it, stays private.
+                break
+            self._holders[block_hash] = 1
+            request.shared_blocks += 1
 
     def draw(self, blocks: int) -> None:
         """Takes `blocks` free blocks that no hash names; the caller has seen that they are free.
@@ -141,14 +154,3 @@ class KVCache:
                 self.free -= 1
             else:
                 self._idle[block_hash] = None
-
-    def _enter(self, request: Request, tokens: int) -> None:
-        """Puts the request's full prompt blocks into the prefix cache, up to one that is there already."""
-        full = min(tokens // self.block_size, len(request.block_hashes))
-        for block_hash in request.block_hashes[request.shared_blocks : full]:
-            if block_hash in self._holders:
-                # A twin computed beside ours: hash and holding must stay one to one, so ours, and what
-                # follows it, stays private.
-                break
-            self._holders[block_hash] = 1
-            request.shared_blocks += 1

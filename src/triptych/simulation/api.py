@@ -66,7 +66,11 @@ def simulate(
         deployment = Deployment.load(deployment, own)
     if not isinstance(workload, WorkloadSpec):
         others = [text.removeprefix("workload.") for text in overrides if text.startswith("workload.")]
-        workload = WorkloadSpec.load(workload, others)
+        try:
+            workload = WorkloadSpec.load(workload, others)
+        except SpecError as error:  # an override is named as it was written
+            field = error.field.replace("--set ", "--set workload.", 1)
+            raise SpecError(field, error.problem, file=error.file) from None
     plans = plan_pools(deployment, deployment_file)
     requests = generate(workload, file=workload_file)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isnan
 from typing import Protocol
 
 from triptych.policy import Batch, Request, Scheduler, Status
@@ -171,10 +172,12 @@ class Lane(Runner):
                 recorder.encode_instance[request.id] = self.instance
 
     def _note_encoded(self, batch: Batch, now: float) -> None:
+        recorder = self.recorder
         for request in batch.encoded:
-            self.recorder.encode_end[request.id] = now
-            if self.scheduler.prefills_here:
-                self.recorder.prefill_ready[request.id] = now
+            if isnan(recorder.encode_end[request.id]):  # a second time is after a preemption
+                recorder.encode_end[request.id] = now
+                if self.scheduler.prefills_here:
+                    recorder.prefill_ready[request.id] = now
 
 
 class PipelineLane(Lane):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import count
-from math import inf, nan
+from math import inf, isnan, nan
 from sys import maxsize
 from typing import Any
 
@@ -112,8 +112,8 @@ class Simulator:
         events = self.events
         self._arrivals = self.traffic.arrivals()
         self._foresee_arrival(next(self._arrivals, inf))
-        for _ in range(self.traffic.concurrency or 0):
-            self._arrive_next(0.0)
+        if self.traffic.concurrency is not None:
+            self._open_loop(self.traffic.concurrency)
         until_progress = _EVENTS_PER_PROGRESS
         while events:
             now, _, action, argument = heappop(events)
@@ -184,13 +184,20 @@ class Simulator:
         if lane is not None:
             lane.runner.poke(now)
 
-    def _arrive_next(self, now: float) -> None:
-        """Closed loop: the next request comes because another has gone."""
+    def _open_loop(self, concurrency: int) -> None:
+        """Closed loop: the first requests come, and all are there before any is served."""
+        lanes = dict.fromkeys(self._next_servable(0.0) for _ in range(concurrency))
+        for lane in lanes:
+            if lane is not None:
+                lane.runner.poke(0.0)
+
+    def _next_servable(self, now: float) -> Lane | None:
+        """Closed loop: the next request that can be served comes; None if there are no more."""
         while self._next < len(self.traffic):
             lane = self._arrive(now)
             if lane is not None:
-                lane.runner.poke(now)
-                return
+                return lane
+        return None
 
     def _servable(self, request: Request) -> bool:
         """Whether the request could be served wherever the routers may send it."""
@@ -262,12 +269,13 @@ class Simulator:
         del self._sending[request]
         source.scheduler.release(request)
         target.scheduler.land(request)
-        recorder = self.recorder
-        if request.phase is DECODE:
-            recorder.decode_ready[request.id] = now
-            recorder.decode_instance[request.id] = target.instance
-        else:
-            recorder.prefill_ready[request.id] = now
+        recorder, index = self.recorder, request.id
+        if request.phase is not DECODE:
+            if isnan(recorder.prefill_ready[index]):
+                recorder.prefill_ready[index] = now
+        elif isnan(recorder.decode_ready[index]):  # a second time is after a preemption
+            recorder.decode_ready[index] = now
+            recorder.decode_instance[index] = target.instance
         doom = self._doomed.pop(request, None)
         if doom is not None:
             self.drop(request, doom, now)
@@ -305,4 +313,6 @@ class Simulator:
         self._unroute(request)
         self.done += 1
         if self.traffic.concurrency is not None:
-            self._arrive_next(now)
+            lane = self._next_servable(now)
+            if lane is not None:
+                lane.runner.poke(now)

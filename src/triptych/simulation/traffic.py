@@ -81,5 +81,5 @@ class Traffic:
         for width, height in distinct.tolist():
             try:
                 self._kinds.append((model.vision.patches(width, height), model.vision.tokens(width, height)))
-            except ValueError as error:
-                raise SpecError("images", f"{width}x{height}: {error}") from None
+            except SpecError as error:
+                raise SpecError("images", error.problem) from None

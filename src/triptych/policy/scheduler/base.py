@@ -274,6 +274,15 @@ class Scheduler(ABC):
             request.cached_tokens = cached
         return True
 
+    def _chunk(self, request: Request, budget: int) -> Chunk:
+        """The next piece of the request's prompt, at most `budget` tokens."""
+        history = request.context_tokens
+        rest = request.prompt_tokens + request.generated_tokens - history
+        tokens = rest if rest <= budget else budget
+        if self.kv.prefix_cache:
+            self.kv.enter(request, history + tokens)
+        return Chunk(request, tokens, history, tokens == rest)
+
     def _whole_prompts(self) -> list[Chunk]:
         """Admits whole prompts, each with all the memory it can ever need, in order of arrival."""
         chunks: list[Chunk] = []
@@ -281,7 +290,7 @@ class Scheduler(ABC):
             request = next(iter(self.waiting))
             if not self._start(request, request.longest_context, self.kv.match(request)):
                 break
-            chunks.append(next_chunk(request, request.prefill_tokens))
+            chunks.append(self._chunk(request, request.prefill_tokens))
         return chunks
 
     def _make_room(self) -> None:
@@ -310,10 +319,21 @@ class Scheduler(ABC):
             self.waiting[request] = None
             self.waiting.move_to_end(request, last=False)
         elif not embedded and self.encodes_here:
-            self.unencoded[request] = None
-            self.unencoded.move_to_end(request, last=False)
+            self._encode_next(request)
         else:
             self.leaving.append(request)
+
+    def _encode_next(self, request: Request) -> None:
+        """Puts a request before all that wait to be encoded, but for one that is half done.
+
+        That one has claimed memory for some of its images and lets go of it only when it has them all: to
+        wait for it in front of it would be to wait for ever.
+        """
+        first = next(iter(self.unencoded), None)
+        self.unencoded[request] = None
+        self.unencoded.move_to_end(request, last=False)
+        if first is not None and first.encoded_images:
+            self.unencoded.move_to_end(first, last=False)
 
     def _images(self) -> tuple[list[tuple[Request, Image]], list[Request]]:
         """Images to encode next, and the requests that have all their embeddings after that."""
@@ -349,7 +369,9 @@ class Scheduler(ABC):
         if chunks:
             return Batch(chunks, decodes, kv_read, 1, padding)
         if decodes:
-            return Batch((), decodes, kv_read, self.decodes.steps_to_run(), padding)
+            # After a preemption nobody was admitted to the memory that it freed: that is for the next round.
+            repeat = 1 if self.preempted else self.decodes.steps_to_run()
+            return Batch((), decodes, kv_read, repeat, padding)
         return None
 
     def _after_encode(self, request: Request) -> None:
@@ -389,10 +411,3 @@ class Scheduler(ABC):
         self.kv.release(request)
         if self.embeddings is not None:
             self.embeddings.release(request)
-
-
-def next_chunk(request: Request, budget: int) -> Chunk:
-    """The next piece of the request's prompt, at most `budget` tokens."""
-    history = request.context_tokens
-    rest = request.prompt_tokens + request.generated_tokens - history
-    return Chunk(request, rest, history, True) if rest <= budget else Chunk(request, budget, history, False)

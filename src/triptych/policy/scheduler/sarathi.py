@@ -24,7 +24,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from triptych.policy.batch import Batch, Chunk
-from triptych.policy.scheduler.base import Scheduler, next_chunk
+from triptych.policy.scheduler.base import Scheduler
 
 
 class SarathiScheduler(Scheduler):
@@ -42,13 +42,13 @@ class SarathiScheduler(Scheduler):
         for request in self.prefilling:
             if budget <= 0:
                 break
-            chunks.append(next_chunk(request, budget))
+            chunks.append(self._chunk(request, budget))
             budget -= chunks[-1].tokens
         while self.waiting and budget > 0 and self._may_admit():
             request = next(iter(self.waiting))
             hits = self.kv.match(request)
             if not self._start(request, request.prefill_tokens, hits, self._keep_free()):
                 break
-            chunks.append(next_chunk(request, budget))
+            chunks.append(self._chunk(request, budget))
             budget -= chunks[-1].tokens
         return self._batch(chunks)

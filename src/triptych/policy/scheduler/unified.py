@@ -11,7 +11,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 from triptych.policy.batch import Batch, Chunk
-from triptych.policy.scheduler.base import Scheduler, next_chunk
+from triptych.policy.request import Request
+from triptych.policy.scheduler.base import Scheduler
 
 
 class UnifiedScheduler(Scheduler):
@@ -31,15 +32,10 @@ class UnifiedScheduler(Scheduler):
         for request in list(self.prefilling):
             if budget <= 0 or request not in self.prefilling:
                 break
-            piece = next_chunk(request, budget)
-            while not self.kv.take(request, piece.history + piece.tokens):
-                victim = self._latest()
-                self._preempt(victim)
-                if victim is request:
-                    break
-            else:
-                chunks.append(piece)
-                budget -= piece.tokens
+            if not self._make_room_for(request, budget):
+                break
+            chunks.append(self._chunk(request, budget))
+            budget -= chunks[-1].tokens
         while self.waiting and budget > 0 and self._may_admit():
             request = next(iter(self.waiting))
             hits = self.kv.match(request)
@@ -47,6 +43,16 @@ class UnifiedScheduler(Scheduler):
             tokens = min(request.prefill_tokens, cached + budget)
             if not self._start(request, tokens, hits):
                 break
-            chunks.append(next_chunk(request, budget))
+            chunks.append(self._chunk(request, budget))
             budget -= chunks[-1].tokens
         return self._batch(chunks)
+
+    def _make_room_for(self, request: Request, budget: int) -> bool:
+        """Takes the blocks of the request's next chunk, preempting the latest, at last the request itself."""
+        reach = min(request.prefill_tokens, request.context_tokens + budget)
+        while not self.kv.take(request, reach):
+            victim = self._latest()
+            self._preempt(victim)
+            if victim is request:
+                return False
+        return True

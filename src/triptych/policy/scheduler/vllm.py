@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from triptych.policy.batch import Batch, Chunk
-from triptych.policy.scheduler.base import Scheduler, next_chunk
+from triptych.policy.scheduler.base import Scheduler
 
 
 class VllmScheduler(Scheduler):
@@ -42,6 +42,6 @@ class VllmScheduler(Scheduler):
                 break
             if not self._start(request, request.prefill_tokens, hits, self._keep_free()):
                 break
-            chunks.append(next_chunk(request, tokens))
+            chunks.append(self._chunk(request, tokens))
             budget -= tokens
         return chunks
