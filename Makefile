@@ -31,8 +31,9 @@ format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
-bench: $(VENV)/installed  ## how fast the simulator is; see benchmarks/README.md
+bench: $(VENV)/installed  ## how fast the simulator is, plain and (where there is a C compiler) compiled
 	$(BIN)/python benchmarks/simulator.py
+	@if command -v cc >/dev/null; then $(MAKE) --no-print-directory fast && $(FAST)/bin/python benchmarks/simulator.py; fi
 
 fast: $(FAST)/installed  ## the same program, its hot path compiled (needs a C compiler), in .venv-fast
 

@@ -99,6 +99,7 @@ def test_drawing_evicts_what_is_cached_and_idle() -> None:
     kv = KVCache(2, 4, prefix_cache=True)
     gone = Request(id=1, prompt_tokens=4, output_tokens=1, block_hashes=(1,))
     assert kv.take(gone, 4)
+    kv.enter(gone, 4)
     kv.release(gone)
     decodes = DecodeSet(kv)
     decodes.join(member(kv, 4, 9))

@@ -20,9 +20,11 @@ def shared(blocks: int) -> KVCache:
 
 
 def put(kv: KVCache, request: Request) -> int:
-    """Admits a request with its whole prompt; returns the blocks that were found."""
+    """Admits a request and computes its whole prompt; returns the blocks that were found."""
     hits = kv.match(request)
     assert kv.take(request, request.prefill_tokens, hits)
+    if kv.prefix_cache:
+        kv.enter(request, request.prefill_tokens)
     return hits
 
 
@@ -94,12 +96,23 @@ def test_after_a_preemption_the_generated_tokens_are_what_is_computed() -> None:
     assert kv.match(again) == 2
 
 
-def test_only_full_blocks_are_entered() -> None:
-    kv, holder = shared(10), request(8, 1, 2)
-    assert kv.take(holder, 7)
-    assert (holder.blocks, holder.shared_blocks, kv.cached) == (2, 1, 1)
-    assert kv.take(holder, 8)
-    assert (holder.blocks, holder.shared_blocks, kv.cached) == (2, 2, 2)
+def test_blocks_are_found_once_they_are_computed_and_full() -> None:
+    kv, holder, other = shared(10), request(12, 1, 2, 3), request(13, 1, 2, 3)
+    assert kv.take(holder, 12)
+    assert (kv.match(other), holder.shared_blocks, kv.cached) == (0, 0, 0), "there is room, and nothing in it"
+    kv.enter(holder, 7)
+    assert (kv.match(other), holder.shared_blocks, kv.cached) == (1, 1, 1)
+    kv.enter(holder, 12)
+    assert (kv.match(other), holder.shared_blocks, kv.cached) == (3, 3, 3)
+    assert (holder.blocks, kv.free) == (3, 7), "to be found takes no memory"
+
+
+def test_what_was_never_computed_cannot_be_found_after_its_holder_has_gone() -> None:
+    kv, holder = shared(10), request(12, 1, 2, 3)
+    assert kv.take(holder, 12)
+    kv.enter(holder, 4)
+    kv.release(holder)
+    assert (kv.match(request(13, 1, 2, 3)), kv.free) == (1, 10)
 
 
 def test_idle_blocks_stay_findable_until_their_room_is_needed() -> None:
@@ -137,10 +150,12 @@ def test_an_idle_block_that_is_found_counts_as_taken() -> None:
 
 
 def test_a_twin_computed_beside_another_stays_private() -> None:
-    # The second does not look for hits, as a request whose KV is sent from elsewhere does not.
+    # The second did not look for hits, or looked before the first was computed.
     kv, first, twin = shared(10), request(8, 1, 2), request(8, 1, 2)
-    assert kv.take(first, 8)
-    assert kv.take(twin, 8)
+    for each in (first, twin):
+        assert kv.take(each, 8)
+    for each in (first, twin):
+        kv.enter(each, 8)
     assert (twin.blocks, twin.shared_blocks, kv.free, kv.cached) == (2, 0, 6, 2)
     kv.release(twin)
     assert (kv.free, kv.cached) == (8, 2)
@@ -223,7 +238,14 @@ class Paging(RuleBasedStateMachine):
         held += found + [self.fresh_block() for _ in range(fresh)]
         for block in held[-(fresh + hits) :] if fresh + hits else []:
             block.holders.append(request)
-        for block, name in list(zip(held, request.block_hashes, strict=False))[: tokens // 2]:
+
+    @rule(holder=requests, tokens=st.integers(1, 10))
+    def compute(self, holder: Request, tokens: int) -> None:
+        """A request's prompt is computed up to a token for which it has room."""
+        held = self.holdings[holder]
+        tokens = min(tokens, 2 * len(held))
+        self.kv.enter(holder, tokens)
+        for block, name in list(zip(held, holder.block_hashes, strict=False))[: tokens // 2]:
             if block.name is None:
                 if name in self.named:
                     break

@@ -188,6 +188,24 @@ def test_kv_that_has_come_decodes_beside_what_is_there() -> None:
     assert play_round(decode) == "A+1 B+1 .B"
 
 
+def test_kv_that_is_under_way_is_not_found_before_it_has_come() -> None:
+    scheduler, a = mixed(max_batch=8), with_context("A", 8, 2)
+    a.block_hashes = (1, 2)
+    scheduler.add(a, from_elsewhere=True)
+    assert play_round(scheduler) == "-"
+    scheduler.add(request("B", 5, 1, hashes=[1]))
+    assert play_round(scheduler) == "B:5 .B"
+    received(scheduler)
+    scheduler.add(request("C", 9, 1, hashes=[1, 2]))
+    assert play_round(scheduler) in ("C:1@8 A+1 .A .C", "C:5@4 A+1 .A .C")
+
+
+def mixed(max_batch: int) -> SarathiScheduler:
+    """Prefills, and decodes what it has prefilled or what others have."""
+    kv = KVCache(10, 4, prefix_cache=True)
+    return SarathiScheduler(kv, phases=[Phase.PREFILL, Phase.DECODE], max_tokens=8, max_batch=max_batch)
+
+
 # Preemption where only decodes run --------------------------------------------------------------------
 
 

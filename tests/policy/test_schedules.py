@@ -134,6 +134,21 @@ def test_vllm_preempts_the_latest_and_computes_it_again() -> None:
     assert (a.generated_tokens, b.generated_tokens) == (6, 3)
 
 
+def test_vllm_lets_a_preempted_request_go_before_all_that_wait() -> None:
+    # As before; and C, who came in 1 and would fit from then on, does not overtake B.
+    scheduler = VllmScheduler(kv(4), watermark=0.0)
+    assert play(scheduler, request("A", 6, 6), request("B", 8, 3), later={1: request("C", 4, 1)}) == [
+        "A:6 B:8",
+        "!B A+1",
+        "A+1",
+        "A+1",
+        "A+1",
+        "A+1 .A",
+        "B:9 C:4 .C",
+        "B+1 .B",
+    ]
+
+
 def test_vllm_keeps_the_watermark_free_on_admission() -> None:
     # 10 blocks, 2 to be kept. A takes 1 of them and B 6, which leaves 3; C's 2 would leave only 1.
     requests = request("A", 4, 2), request("B", 24, 1), request("C", 8, 1)
@@ -281,3 +296,14 @@ def test_a_batch_of_decodes_repeats_until_memory_runs_out() -> None:
     lines = play(scheduler, request("A", 2, 9), request("B", 2, 9), jump=True)
     assert lines[:2] == ["A:2 B:2", "A+6 B+6"]
     assert lines[2].startswith("!B A+")
+
+
+def test_a_batch_formed_by_preempting_does_not_repeat() -> None:
+    # 4 blocks, A 4+6, B 12+1, as above. Preemption frees 2 blocks, and with them B can start again in the
+    # next round. So that round must come at once: jumps and steps give one schedule.
+    def rounds(*, jump: bool) -> list[str]:
+        scheduler = UnifiedScheduler(kv(4), max_tokens=8, max_batch=8)
+        return play(scheduler, request("A", 4, 6), request("B", 12, 1), jump=jump)
+
+    assert rounds(jump=True) == rounds(jump=False)
+    assert rounds(jump=True)[1] == "!B A+1"

@@ -154,6 +154,28 @@ def test_a_preempted_request_is_encoded_again_unless_its_embedding_is_still_ther
     ]
 
 
+def test_a_preempted_request_waits_for_one_that_is_between_two_images() -> None:
+    # 3 KV blocks of 4 tokens, 3 embedding blocks of 1, 5 patches an iteration. B has an image of 2 blocks, C
+    # one of 2 and one of 1.
+    # 2: C's first image takes 2 of the 3 embedding blocks; B's image, idle by then, is evicted.
+    # 3: B's fifth token needs a KV block: B goes. C, who keeps 2 embedding blocks until it has the third, is
+    # still first: were it B, it would wait for C, and C for B.
+    # 5: C has given up its embeddings, and B has room for its own. 6: its 3 prompt and 2 generated tokens.
+    scheduler = SarathiScheduler(KVCache(3, 4), EmbeddingCache(3, 1), max_patches=5, watermark=0.0)
+    b = request("B", 3, 4, images=[image(5, 1, tokens=2)])
+    c = request("C", 3, 1, images=[image(5, 2, tokens=2), image(5, 3, tokens=1)])
+    assert play(scheduler, request("A", 4, 5), b, later={2: c}) == [
+        "A:4 B#5",
+        "B:3 A+1",
+        "A+1 B+1 C#5",
+        "!B A+1 C#5",
+        "C:3 A+1 .A .C",
+        "B#5",
+        "B:5",
+        "B+1 .B",
+    ]
+
+
 # Prefix cache ---------------------------------------------------------------------------------------
 # 4 tokens to a block; hashes name a prompt's full blocks.
 
@@ -215,3 +237,18 @@ def test_a_preempted_request_finds_what_is_left_of_its_own_blocks() -> None:
         "B+1 .B",
     ]
     assert b.cached_tokens == 0, "what it found of its own is not what it was spared"
+
+
+def test_blocks_that_were_taken_but_never_computed_are_not_found() -> None:
+    # 6 blocks, 6 tokens an iteration. 1: B's 16 tokens take the other 4 blocks, and 4 tokens are computed.
+    # 2: A's ninth token needs a block: B goes. 3: A has ended; of B's blocks only the first was computed.
+    scheduler = SarathiScheduler(cached_kv(6), max_tokens=6, max_batch=6, watermark=0.0)
+    a, b = request("A", 8, 2), request("B", 16, 2, hashes=[1, 2, 3, 4])
+    assert play(scheduler, a, b) == ["A:6..", "A:2@6 B:4..", "!B A+1 .A", "B:6@4..", "B:6@10", "B+1 .B"]
+    # The same after an abort.
+    scheduler = SarathiScheduler(cached_kv(), max_tokens=4, max_batch=4)
+    a, b = request("A", 12, 2, hashes=[1, 2, 3]), request("B", 8, 1, hashes=[1, 2])
+    scheduler.add(a)
+    assert play_round(scheduler) == "A:4.."
+    scheduler.abort(a)
+    assert play(scheduler, b) == ["B:4@4 .B"]

@@ -108,6 +108,9 @@ class World:
     def preempted(self, request: Request) -> None:
         """For checks: called with each request that loses its KV."""
 
+    def landed(self, instance: int, request: Request) -> None:
+        """For checks: called with each request that has been sent to an instance."""
+
     def _form(self, instance: int) -> None:
         scheduler, now = self.schedulers[instance], self.now
         batch = scheduler.schedule()
@@ -168,6 +171,7 @@ class World:
         self._finish_run(target)
         self.schedulers[source].release(request)
         self.schedulers[target].land(request)
+        self.landed(target, request)
         if request in self._doomed:
             self._abort(request)
 

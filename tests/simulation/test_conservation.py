@@ -246,7 +246,7 @@ def again_and_again(outcome: Outcome, whose: np.ndarray, context: np.ndarray) ->
 @pytest.mark.parametrize("policy", ["vllm", "sarathi", "unified"])
 @pytest.mark.parametrize("split", ["one pool with images", "ED / P", "EPD + P / D"])
 def test_images_of_a_preempted_request_always_find_room(split: str, policy: str) -> None:
-    """It goes before one that has claimed the room for some of its own images, and must not wait for that."""
+    """It never waits for room that another keeps, with a part of its images, while waiting for more."""
     scarce = {"embedding_cache": 12 * EMBEDDING_BLOCK_BYTES}
     knobs = {"policy": policy, "max_batch": 8, "max_tokens": 20}
     text = {"scheduler": knobs, "block_size": 1, "kv_blocks": 330}

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -76,18 +77,24 @@ def write_run(
 
 
 def check_target(folder: Path) -> None:
-    """Sees to it, before any work is done, that a run may be written there.
+    """Sees to it, before any work is done, that a run may and can be written there.
 
     Raises:
-        SpecError: there is something at `folder` that is no run.
+        SpecError: there is something at `folder` that is no run, or its place cannot be written to.
     """
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise SpecError("", "is a file; name a folder for the run", file=folder)
-    if any(folder.iterdir()) and not (folder / "run.json").is_file():
-        problem = "holds something that is no run and will not be overwritten; name another folder"
-        raise SpecError("", problem, file=folder)
+    try:
+        if not folder.exists():
+            pass
+        elif not folder.is_dir():
+            raise SpecError("", "is a file; name a folder for the run", file=folder)
+        elif any(folder.iterdir()) and not (folder / "run.json").is_file():
+            problem = "holds something that is no run and will not be overwritten; name another folder"
+            raise SpecError("", problem, file=folder)
+        place = next((parent for parent in folder.absolute().parents if os.path.lexists(parent)), folder)
+        TemporaryDirectory(dir=place, prefix=".").cleanup()
+    except OSError as error:
+        problem = f"cannot be written: {error.strerror}; name another place"
+        raise SpecError("", problem, file=folder) from None
 
 
 def read_run(folder: str | Path) -> Run:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import FrameType
 
 from rich.console import Console
@@ -46,7 +44,7 @@ def simulate_and_report(
             a trace is asked for without it.
     """
     if out is not None:
-        _check_writable(out)
+        check_target(out)
     elif trace:
         raise SpecError("--trace", "there is no folder for trace.json; add --out")
     console = Console()
@@ -70,17 +68,6 @@ def simulate_and_report(
         write_run(run, out, batches=batches, summary=summary, trace=write_trace if trace else None)
         console.print(f"run record in {out}", highlight=False)
     return not run.interrupted
-
-
-def _check_writable(out: Path) -> None:
-    """Sees to it that an hour's simulation does not end in a folder that cannot be made."""
-    try:
-        check_target(out)
-        place = next((folder for folder in out.absolute().parents if os.path.lexists(folder)), out)
-        TemporaryDirectory(dir=place, prefix=".").cleanup()
-    except OSError as error:
-        problem = f"cannot be written: {error.strerror}; name another place"
-        raise SpecError("", problem, file=out) from None
 
 
 def _progress() -> Progress:

@@ -129,8 +129,10 @@ class Simulator:
     def close(self) -> None:
         """Notes the state of what has not ended, for a run that was cut short."""
         for request, lane in self._place.items():
-            if request in lane.scheduler.decodes.members:
-                lane.scheduler.decodes.leave(request)
+            decodes = lane.scheduler.decodes
+            if request in decodes.members:
+                decodes.leave(request)
+                self.recorder.close_span(request, lane.number, decodes.step)
             self.recorder.close(request, nan)
 
     # A request's way ---------------------------------------------------------------------------------
