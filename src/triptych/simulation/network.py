@@ -1,9 +1,9 @@
 """Transfers between instances that share their ports fairly.
 
-Every instance has a port towards the others, and deals it out equally among the transfers through it. A transfer
-runs at the smaller of its shares of the sender's and the receiver's port; what it cannot use of the larger one
-is not dealt out again. That is the fair rate in a network of full bisection bandwidth but for this remainder.
-Shares change whenever a transfer starts or ends.
+Every instance has a port towards the others, and deals it out equally among the transfers through it. A
+transfer runs at the smaller of its shares of the sender's and the receiver's port; what it cannot use of the
+larger one is not dealt out again. That is the fair rate in a network of full bisection bandwidth but for this
+remainder. Shares change whenever a transfer starts or ends.
 """
 
 from __future__ import annotations
