@@ -22,7 +22,7 @@ from triptych.policy import (
 from .world import Plan, World
 
 POLICIES = ["static", "orca", "vllm", "sarathi", "unified"]
-LAYOUTS = ["EPD", "EPD EPD", "E PD", "EP D", "ED P", "E P D", "E P P D D"]
+LAYOUTS = ["EPD", "EPD EPD", "E PD", "EP D", "EP PD", "ED P", "E P D", "E P P D D"]
 """Deployments: the phases that each instance runs."""
 PHASES = {"E": Phase.ENCODE, "P": Phase.PREFILL, "D": Phase.DECODE}
 BLOCK = 4

@@ -95,6 +95,12 @@ def test_all_images_are_claimed_or_none() -> None:
     assert (small.encoded_images, cache.free) == (2, 0)
 
 
+def test_embeddings_that_found_no_room_to_be_sent_to_are_not_found() -> None:
+    cache = EmbeddingCache(3, 4)
+    assert not cache.claim_all(request(image(1, tokens=8), image(2, tokens=8)))
+    assert cache.claim(request(image(1, tokens=8))) is False
+
+
 def test_claims_can_be_given_back_by_image() -> None:
     cache, asker = EmbeddingCache(3, 4), request(image(1), image(2))
     cache.claim_all(asker)

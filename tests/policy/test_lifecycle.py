@@ -188,6 +188,16 @@ def test_kv_that_has_come_decodes_beside_what_is_there() -> None:
     assert play_round(decode) == "A+1 B+1 .B"
 
 
+def test_a_seat_that_is_reserved_is_not_given_to_another() -> None:
+    # A pool that prefills and decodes, for one request at a time: A's KV is under way, so B waits.
+    scheduler = mixed(max_batch=1)
+    scheduler.add(with_context("A", 4, 3), from_elsewhere=True)
+    scheduler.add(request("B", 4, 1))
+    assert play_round(scheduler) == "-"
+    received(scheduler)
+    assert [play_round(scheduler) for _ in range(3)] == ["A+1", "A+1 .A", "B:4 .B"]
+
+
 def test_kv_that_is_under_way_is_not_found_before_it_has_come() -> None:
     scheduler, a = mixed(max_batch=8), with_context("A", 8, 2)
     a.block_hashes = (1, 2)

@@ -223,6 +223,14 @@ def test_a_short_memory_forgets_what_was_used_longest_ago(monkeypatch: pytest.Mo
     assert router.route(text(8, 2)) == 2, "the least loaded; it was known at 1"
 
 
+def test_of_one_prompt_the_tail_is_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Four blocks for three places: another prompt is more likely to share the head than the tail.
+    monkeypatch.setattr(PrefixAffinityRouter, "remembered", 3)
+    router = PrefixAffinityRouter(3)
+    assert [router.route(text()), router.route(text(16, 1, 2, 3, 4))] == [0, 1]
+    assert router.route(text(8, 1, 9)) == 1
+
+
 @SETTINGS
 @given(targets=st.integers(1, 4), steps=STEPS)
 def test_affinity_keeps_every_instance_within_its_bound(targets: int, steps: list[tuple[int, int]]) -> None:

@@ -60,6 +60,13 @@ def test_encode_waits_for_memory_until_embeddings_have_been_sent_on() -> None:
     assert play_round(scheduler) == "B#5 >B"
 
 
+def test_images_whose_embeddings_are_there_take_nothing_of_the_patch_budget() -> None:
+    # 10 patches an iteration: A's 6 leave 4, which is enough for B's 3; its other 6 are A's.
+    a = request("A", 9, 1, images=[image(6, 1)])
+    b = request("B", 9, 1, images=[image(6, 1), image(3, 2)])
+    assert play(encoder(), a, b) == ["A#6 B#3 >A >B"]
+
+
 # Pools that run all phases --------------------------------------------------------------------------
 # A 4+3 is text. B 8+2 has an image of 6 patches, which makes up 4 of its prompt tokens.
 

@@ -40,6 +40,10 @@ class EmbeddingCache:
         """Whether the request's images could ever be held together."""
         return sum(self._size(image) for image in request.images) <= self.blocks
 
+    def knows(self, image: Image) -> bool:
+        """Whether the image's embedding is there, or claimed and about to be."""
+        return image.content in self._holders or image.content in self._idle
+
     def claim(self, request: Request) -> bool | None:
         """Claims the request's next image.
 
@@ -62,10 +66,17 @@ class EmbeddingCache:
 
     def claim_all(self, request: Request) -> bool:
         """Claims all images of a request whose embeddings are about to arrive; all or none."""
+        fresh: list[Image] = []
         while request.encoded_images < len(request.images):
-            if self.claim(request) is None:
+            image = request.images[request.encoded_images]
+            hit = self.claim(request)
+            if hit is None:
                 self.release(request)
+                for image in fresh:  # they never came: nobody may find them
+                    self._idle_blocks -= self._idle.pop(image.content, 0)
                 return False
+            if not hit:
+                fresh.append(image)
         return True
 
     def release(self, request: Request) -> None:
@@ -83,13 +94,6 @@ class EmbeddingCache:
                 self._idle[image.content] = size
                 self._idle_blocks += size
                 self.free += size
-
-    def forget(self, request: Request) -> None:
-        """Gives up claims on embeddings that were never computed or never came: nobody may find them."""
-        claimed = request.images[: request.encoded_images]
-        self.release(request)
-        for image in claimed:
-            self._idle_blocks -= self._idle.pop(image.content, 0)
 
     def _size(self, image: Image) -> int:
         return -(-image.tokens // self.block_size)

@@ -56,7 +56,7 @@ class PrefixAffinityRouter(LeastRequestsRouter):
         return self._seen[hashes[low - 1]] if low else None
 
     def _remember(self, request: Request, target: int) -> None:
-        for block_hash in request.block_hashes:
+        for block_hash in reversed(request.block_hashes):
             self._seen[block_hash] = target
             self._seen.move_to_end(block_hash)
         while len(self._seen) > self.remembered:

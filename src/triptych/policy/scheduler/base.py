@@ -121,12 +121,17 @@ class Scheduler(ABC):
 
     def __len__(self) -> int:
         """Requests that the instance is responsible for."""
-        return self.queued + self.running + len(self.receiving) + len(self.landed)
+        return self.queued + self.seats
 
     @property
     def running(self) -> int:
         """Requests that hold KV and take part in batches."""
         return len(self.prefilling) + len(self.decodes.members)
+
+    @property
+    def seats(self) -> int:
+        """Those, and the ones that will run as soon as what is sent for them is there."""
+        return self.running + len(self.receiving) + len(self.landed)
 
     @property
     def queued(self) -> int:
@@ -236,8 +241,7 @@ class Scheduler(ABC):
         while self.incoming:
             request = next(iter(self.incoming))
             if request.phase is DECODE:
-                seats = self.running + len(self.receiving) + len(self.landed)
-                if seats >= self.max_batch or not self._admit_kv(request):
+                if self.seats >= self.max_batch or not self._admit_kv(request):
                     return
             elif self.embeddings is None or not self.embeddings.claim_all(request):
                 return
@@ -259,7 +263,7 @@ class Scheduler(ABC):
         """Whether to look at the next waiting request; never in a round that had to preempt."""
         if not self.waiting or self.preempted:
             return False
-        return len(self.prefilling) + len(self.decodes.members) < self.max_batch
+        return self.seats < self.max_batch
 
     def _start(self, request: Request, tokens: int, hits: int, keep_free: int = 0) -> bool:
         """Admits the first waiting request: takes blocks for `tokens` of context, `hits` of them cached."""
@@ -345,7 +349,8 @@ class Scheduler(ABC):
             request = next(iter(self.unencoded))
             while request.encoded_images < len(request.images):
                 image = request.images[request.encoded_images]
-                if images and patches + image.patches > self.max_patches:
+                known = self.embeddings.knows(image)
+                if images and not known and patches + image.patches > self.max_patches:
                     return images, complete
                 hit = self.embeddings.claim(request)
                 if hit is None:
