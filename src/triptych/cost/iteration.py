@@ -87,6 +87,8 @@ class IterationCost:
         self._own = _Table(lambda n: self._seconds("tokens", n, self._parts))
         self._largest = _Table(lambda n: self._seconds("largest", n, self._parts))
         self._pooled = _Table(lambda n: self._seconds("pooled", n, self._parts))
+        # What `run` looks up at every call; the tables extend these lists in place.
+        self._by_tokens, self._by_sampled = self._tokens.values, self._sampled.values
         # A precision that the device lacks must show now, not in the middle of a run.
         for table in (self._tokens, self._sampled, self._patches):
             table.at(0)
@@ -104,18 +106,18 @@ class IterationCost:
         """
         tokens = batch.prefill_tokens + batch.decodes + batch.padding
         try:
-            seconds = self._tokens.values[tokens] + self._sampled.values[batch.sampled]
+            seconds = self._by_tokens[tokens] + self._by_sampled[batch.sampled]
         except IndexError:
             seconds = self._tokens.at(tokens) + self._sampled.at(batch.sampled)
         decodes, growth, valid = batch.decodes, 0.0, UNBOUNDED
         if decodes:
             if self._straight:
-                growth = self._decode.per_kv * decodes
-                seconds += self._decode.fixed + batch.decode_kv * self._decode.per_kv
-                seconds += decodes * self._decode.per_unit
+                line = self._decode
+                growth = line.per_kv * decodes
+                seconds += line.fixed + batch.decode_kv * line.per_kv + decodes * line.per_unit
             else:
-                line, growth, valid = self._decode_line(batch)
-                seconds += line
+                attention, growth, valid = self._decode_line(batch)
+                seconds += attention
         if batch.chunks:
             growth, valid = 0.0, 1
             seconds += self._prefill_seconds(batch)

@@ -31,7 +31,7 @@ def counted_distribution(values: Floats, counts: Ints) -> Distribution:
     low = values[np.searchsorted(upto, below, side="right")]
     high = values[np.searchsorted(upto, np.minimum(below + 1, total - 1), side="right")]
     percentiles = low + (high - low) * (position - below)
-    return Distribution(total, float(values @ counts[order] / total), *percentiles.tolist())
+    return Distribution(total, float((values * counts[order]).sum() / total), *percentiles.tolist())
 
 
 def percentile_with_infinities(values: Floats, infinite: int, percent: float) -> float:

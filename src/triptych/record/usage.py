@@ -67,15 +67,16 @@ def usages(
 
 
 def _of_lane(info: InstanceInfo, lane: LaneLog) -> _Tally:
+    # Products are summed without BLAS, whose threads keep spinning on the other cores when it is done.
     count, seconds = lane["iterations"], lane.seconds
     busy = float(seconds.sum())
     return _Tally(
         batches=len(lane),
         iterations=float(count.sum()),
-        members=float(count @ (lane["decodes"] + lane["prefilling"] + lane["images"])),
-        tokens=float(count @ (lane["prefill_tokens"] + lane["decodes"])),
+        members=float((count * (lane["decodes"] + lane["prefilling"] + lane["images"])).sum()),
+        tokens=float((count * (lane["prefill_tokens"] + lane["decodes"])).sum()),
         busy=busy / info.lanes,
-        kv_seconds=float(lane["kv_blocks"] @ seconds),
+        kv_seconds=float((lane["kv_blocks"] * seconds).sum()),
         kv_capacity_seconds=info.kv_blocks * busy,
         kv_peak=float(lane["kv_blocks"].max(initial=0)),
         flops=float(lane["flops"].sum()),

@@ -285,7 +285,8 @@ class Scheduler(ABC):
         tokens = rest if rest <= budget else budget
         if self.kv.prefix_cache:
             self.kv.enter(request, history + tokens)
-        return Chunk(request, tokens, history, tokens == rest)
+        # As Chunk(...), without the call of a Python function that a named tuple's constructor is.
+        return tuple.__new__(Chunk, (request, tokens, history, tokens == rest))
 
     def _whole_prompts(self) -> list[Chunk]:
         """Admits whole prompts, each with all the memory it can ever need, in order of arrival."""
