@@ -156,6 +156,35 @@ def test_the_progression_ends_at_the_sliding_window() -> None:
     assert growth > 0
 
 
+@pytest.mark.parametrize("gpu", [device(), SLOW, REAL])
+@settings(max_examples=60, deadline=None)
+@given(
+    q=st.integers(1, 600),
+    history=st.integers(0, 40_000),
+    decodes=st.integers(0, 40),
+    context=st.integers(1, 5000),
+    repeat=st.integers(2, 40),
+)
+def test_chunks_of_one_prompt_are_an_arithmetic_progression(
+    gpu: Device, q: int, history: int, decodes: int, context: int, repeat: int
+) -> None:
+    cost = IterationCost(LLAMA_3_8B, gpu, None, pool())
+
+    def chunk(number: int) -> Batch:
+        return batch(
+            (q, history + number * q, False), decodes=decodes, decode_kv=decodes * (context + number)
+        )
+
+    first = chunk(0)
+    first.repeat = repeat
+    seconds, growth, valid = cost.run(first)
+    assert valid >= 1
+    for number in {0, 1, repeat // 2, repeat - 1, min(valid, 10**6) - 1}:
+        if number < valid:
+            alone, _, _ = cost.run(chunk(number))
+            assert seconds + number * growth == pytest.approx(alone, rel=1e-9)
+
+
 def test_a_batch_with_chunks_or_images_does_not_repeat() -> None:
     cost = IterationCost(TINY_VISION, device(), None, pool(ALL_PHASES))
     assert cost.run(batch((5, 0, True), decodes=2, decode_kv=9))[1:] == (0.0, 1)
@@ -264,6 +293,16 @@ def test_work_of_a_repeated_decode_is_the_sum_over_its_iterations(model: Model) 
     steps = [cost.work(columns(batch(decodes=3, decode_kv=30 + 3 * j))) for j in range(20)]
     assert row[0] == pytest.approx(sum(flops for flops, _ in steps))
     assert row[1] == pytest.approx(sum(moved for _, moved in steps))
+
+
+def test_work_of_a_run_of_chunks_is_the_sum_over_its_iterations() -> None:
+    cost = IterationCost(TINY, device(), None, pool())
+    chunks = [batch((7, 5 + 7 * n, False), decodes=3, decode_kv=30 + 3 * n) for n in range(4)]
+    rows = [columns(chunk) for chunk in chunks]
+    apart = cost.work({name: np.array([row[name] for row in rows]) for name in rows[0]})
+    run = columns(chunks[0], iterations=4)
+    together = cost.work({name: np.array([value]) for name, value in run.items()})
+    assert [figure[0] for figure in together] == pytest.approx([figure.sum() for figure in apart])
 
 
 def test_work_is_vectorised_over_rows() -> None:

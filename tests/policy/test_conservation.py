@@ -223,7 +223,8 @@ class Budgeted(World):
             decodes = scheduler.decodes
             assert all(each.joined_step == decodes.step for each in decodes.members), "a batch begins anew"
         assert batch.padding == 0 or policy == "static"
-        assert batch.repeat == 1 or not (batch.chunks or batch.images or batch.encoded)
+        assert batch.repeat == 1 or not (batch.images or batch.encoded)
+        assert batch.repeat == 1 or [chunk.last for chunk in batch.chunks] in ([], [False])
         assert batch.repeat >= 1
 
 

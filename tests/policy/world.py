@@ -125,8 +125,6 @@ class World:
         if batch is None:
             return
         self.formed(instance, batch)
-        for chunk in batch.chunks:
-            self._note("chunk", instance, chunk.request.id, chunk.tokens, chunk.history, chunk.last)
         for request, image in batch.images:
             self._note("image", instance, request.id, image.content)
         self.runs[instance] = Run(batch, now, now + (batch.repeat if self.jump else 1))
@@ -142,6 +140,9 @@ class World:
             kv_read = batch.decode_kv + step * batch.decodes
             what = (batch.decodes, kv_read, batch.padding)
             self.events.append(Event(run.start + step, instance, "decodes", what))
+            for request, tokens, history, last in batch.chunks:
+                piece = (request.id, tokens, history + step * tokens, last)
+                self.events.append(Event(run.start + step, instance, "chunk", piece))
         _, finished = scheduler.complete(batch, iterations)
         for request in finished:
             self._note("finished", instance, request.id, request.generated_tokens)

@@ -119,11 +119,14 @@ class IterationCost:
                 attention, growth, valid = self._decode_line(batch)
                 seconds += attention
         if batch.chunks:
-            growth, valid = 0.0, 1
             seconds += self._prefill_seconds(batch)
+            if batch.repeat == 1 or self._window is not None:
+                return seconds + (self._vision_seconds(batch) if batch.images else 0.0), 0.0, 1
+            rise, holds = self._prefill_line(batch)
+            growth += rise
+            valid = min(valid, holds)
         if batch.images:
-            growth, valid = 0.0, 1
-            seconds += self._vision_seconds(batch)
+            return seconds + self._vision_seconds(batch), 0.0, 1
         return seconds, growth, valid
 
     def stages(self, batch: Batch) -> list[float]:
@@ -201,6 +204,23 @@ class IterationCost:
         if self._window is None:
             return self._prefill.seconds(batch.prefill_tokens, batch.prefill_pairs, batch.prefill_kv)
         return self._prefill.seconds(*prefill_sizes(batch, self._window))
+
+    def _prefill_line(self, batch: Batch) -> tuple[float, int]:
+        """Growth of prefill attention where each iteration computes the next chunk of one prompt.
+
+        The history grows by the q tokens of a chunk, pairs therefore by q squared.
+
+        Returns:
+            Seconds by which each further iteration is longer, and the iterations until the line breaks.
+        """
+        attention, queries = self._prefill, batch.prefill_tokens
+        compute = batch.prefill_pairs * attention.per_pair
+        memory = batch.prefill_kv * attention.per_kv + queries * attention.per_unit
+        by_compute, by_memory = queries * queries * attention.per_pair, queries * attention.per_kv
+        ahead, rise, other = compute - memory, by_compute, by_memory
+        if ahead < 0:
+            ahead, rise, other = -ahead, by_memory, by_compute
+        return rise, UNBOUNDED if rise >= other else int(ahead / (other - rise)) + 1
 
     def _vision_seconds(self, batch: Batch) -> float:
         """The whole vision tower over the images of a batch."""

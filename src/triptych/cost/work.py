@@ -45,6 +45,11 @@ class Work:
         """FLOP and bytes of rows: see `IterationCost.work`."""
         column = {name: np.asarray(columns[name], dtype=np.float64) for name in _COLUMNS}
         iterations, decodes = column.pop("iterations"), column["decodes"]
+        # In a run of chunks of one prompt the history grows by a chunk each time: at the middle of the run it
+        # is what it is on average.
+        earlier = column["prefill_tokens"] * (iterations - 1) / 2
+        column["prefill_pairs"] = column["prefill_pairs"] + column["prefill_tokens"] * earlier
+        column["prefill_kv"] = column["prefill_kv"] + earlier
         window = self._model.text.sliding_window
         if window is not None:  # the log counts pairs as if there were none; a query sees no more than it
             seen = column["prefill_tokens"] * window

@@ -29,7 +29,8 @@ class Batch:
         decode_kv: tokens of KV that decode attention reads in the first iteration, the new ones included;
             every further iteration reads `decodes` more.
         repeat: how many times it may be run before the scheduler must be asked again: the decodes are the
-            same requests, each one token longer every time. Only batches of nothing but decodes repeat.
+            same requests, each one token longer every time; beside them, or alone, there may be one prompt,
+            of which every time the next chunk of the same size is computed, never the last.
         padding: slots of requests that have ended but are computed all the same (static batching).
         images: images to run through the vision tower, and who asked for them first.
         encoded: requests that have all their embeddings after this batch (some found them in the cache).

@@ -194,7 +194,7 @@ class Scheduler(ABC):
             request.status = _FINISHED
         prefilled: list[Request] = []
         for request, tokens, _, last in batch.chunks:
-            request.context_tokens += tokens
+            request.context_tokens += tokens * iterations
             if last:
                 prefilled.append(request)
                 self._after_prefill(request, finished)

@@ -51,4 +51,14 @@ class SarathiScheduler(Scheduler):
                 break
             chunks.append(self._chunk(request, budget))
             budget -= chunks[-1].tokens
-        return self._batch(chunks)
+        batch = self._batch(chunks)
+        if batch is not None and len(chunks) == 1 and not chunks[0].last:
+            batch.repeat = self._runs(batch, chunks[0])
+        return batch
+
+    def _runs(self, batch: Batch, piece: Chunk) -> int:
+        """How often the same would be formed: full chunks of one prompt, the same decodes beside them."""
+        if self.preempted or batch.images or batch.encoded or self.kv.prefix_cache:
+            return 1  # with a prefix cache each chunk's blocks become findable as it is formed
+        full_chunks = (piece.request.prefill_tokens - piece.history - 1) // piece.tokens
+        return min(full_chunks, self.decodes.steps_to_run()) if batch.decodes else full_chunks
