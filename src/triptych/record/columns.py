@@ -41,10 +41,13 @@ DERIVED_REQUEST_COLUMNS: dict[str, tuple[str, str]] = {
     "e2e_per_token": ("float64", "e2e / generated_tokens"),
     "encode_queue": ("float64", "encode_start - arrival"),
     "prefill_queue": ("float64", "prefill_start - prefill_ready"),
-    "decode_queue": ("float64", "decode_ready - first_token - KV transfer: wait for decode memory"),
+    "decode_queue": (
+        "float64",
+        "decode_ready - first_token - KV transfer: wait for a batch and for memory",
+    ),
     "itl_p50": ("float64", "median gap between its tokens"),
-    "itl_p90": ("float64", ""),
-    "itl_p99": ("float64", ""),
+    "itl_p90": ("float64", "90th percentile of the gaps between its tokens"),
+    "itl_p99": ("float64", "99th percentile of the gaps between its tokens"),
     "itl_max": ("float64", "its longest gap"),
 }
 

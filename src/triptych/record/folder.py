@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from triptych.record import tables
-from triptych.record.columns import SPAN_COLUMNS
+from triptych.record.columns import SPAN_COLUMNS, TRANSFER_COLUMNS
 from triptych.record.logs import InstanceInfo, LaneLog, Spans, Transfers
 from triptych.record.metrics import summarise
 from triptych.record.run import BatchLog, Run
@@ -69,9 +69,9 @@ def write_run(
             every = -(-rows // _SAMPLE_ROWS) if batches == "sample" else 1
             tables.write_batches(run.lanes, target / "batches.parquet", max(every, 1))
         if batches == "all":
-            tables.write_table(run.spans.columns, target / "spans.parquet")
+            tables.write_table(run.spans.columns, target / "spans.parquet", SPAN_COLUMNS)
         if run.transfers is not None:
-            tables.write_table(run.transfers.columns, target / "transfers.parquet")
+            tables.write_table(run.transfers.columns, target / "transfers.parquet", TRANSFER_COLUMNS)
         if trace is not None:
             trace(run, target / "trace.json")
 

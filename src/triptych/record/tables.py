@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +12,6 @@ from triptych.record.columns import (
     BATCH_COLUMNS,
     DERIVED_REQUEST_COLUMNS,
     REQUEST_COLUMNS,
-    SPAN_COLUMNS,
-    TRANSFER_COLUMNS,
     UNITS,
     WORK_COLUMNS,
 )
@@ -26,7 +24,7 @@ if TYPE_CHECKING:
 
 _ALL_REQUEST_COLUMNS = {**REQUEST_COLUMNS, **DERIVED_REQUEST_COLUMNS}
 _LANE_COLUMNS = {**BATCH_COLUMNS, **WORK_COLUMNS}
-_DESCRIPTIONS = {**SPAN_COLUMNS, **TRANSFER_COLUMNS, **_LANE_COLUMNS, **_ALL_REQUEST_COLUMNS}
+_PLACE_COLUMNS = {"instance": ("int32", "id of the instance"), "lane": ("int32", "number of the lane in it")}
 _GROUP_ROWS = 1 << 18
 """Rows of batches that are written at a time."""
 
@@ -38,7 +36,7 @@ def write_requests(run: Run, path: Path) -> None:
     columns: dict[str, Any] = {name: run.column(name) for name in _ALL_REQUEST_COLUMNS}
     codes = pa.array(columns["status"], pa.int8())
     columns["status"] = pa.DictionaryArray.from_arrays(codes, pa.array(STATUSES))
-    write_table(columns, path)
+    write_table(columns, path, _ALL_REQUEST_COLUMNS)
 
 
 def read_requests(path: Path) -> dict[str, Any]:
@@ -66,7 +64,7 @@ def write_batches(lanes: Sequence[LaneLog], path: Path, every: int) -> None:
     """
     import pyarrow.parquet as pq
 
-    schema = _table(_rows([], every)).schema
+    schema = _table(_rows([], every), {**_PLACE_COLUMNS, **_LANE_COLUMNS}).schema
     with pq.ParquetWriter(path, schema) as writer:
         group: list[LaneLog] = []
         rows = 0
@@ -74,9 +72,9 @@ def write_batches(lanes: Sequence[LaneLog], path: Path, every: int) -> None:
             group.append(lane)
             rows += len(lane)
             if rows >= _GROUP_ROWS:
-                writer.write_table(_table(_rows(group, every)))
+                writer.write_table(_table(_rows(group, every), {**_PLACE_COLUMNS, **_LANE_COLUMNS}))
                 group, rows = [], 0
-        writer.write_table(_table(_rows(group, every)))
+        writer.write_table(_table(_rows(group, every), {**_PLACE_COLUMNS, **_LANE_COLUMNS}))
 
 
 def read_batches(path: Path, places: Sequence[tuple[int, int]]) -> list[LaneLog]:
@@ -104,11 +102,11 @@ def no_batches(places: Sequence[tuple[int, int]]) -> list[LaneLog]:
     return [LaneLog(*place, _empty()) for place in places]
 
 
-def write_table(columns: Columns, path: Path) -> None:
-    """Columns of equal length as one file."""
+def write_table(columns: Columns, path: Path, described: Mapping[str, tuple[str, str]]) -> None:
+    """Columns of equal length as one file, each with its description."""
     import pyarrow.parquet as pq
 
-    pq.write_table(_table(columns), path)
+    pq.write_table(_table(columns, described), path)
 
 
 def read_table(path: Path) -> dict[str, Any]:
@@ -137,7 +135,7 @@ def _empty() -> dict[str, Any]:
     return {name: np.empty(0, kind) for name, (kind, _) in _LANE_COLUMNS.items()}
 
 
-def _table(columns: Columns) -> pa.Table:
+def _table(columns: Columns, described: Mapping[str, tuple[str, str]]) -> pa.Table:
     import pyarrow as pa
 
     arrays = {name: pa.array(column) for name, column in columns.items()}
@@ -145,7 +143,10 @@ def _table(columns: Columns) -> pa.Table:
         pa.field(
             name,
             array.type,
-            metadata={"unit": UNITS.get(name, ""), "description": _DESCRIPTIONS.get(name, ("", ""))[1]},
+            metadata={
+                "unit": UNITS.get(name, ""),
+                "description": described[name][1] if name in described else "",
+            },
         )
         for name, array in arrays.items()
     ]

@@ -63,9 +63,10 @@ def simulate_and_report(
 
         run = simulate(deployment, workload, overrides=overrides, jump=jump, progress=progress)
     summary = summarise(run)
+    if out is not None:  # before anything is printed: what is printed to may be gone
+        write_run(run, out, batches=batches, summary=summary, trace=write_trace if trace else None)
     print_summary(summary, console)
     if out is not None:
-        write_run(run, out, batches=batches, summary=summary, trace=write_trace if trace else None)
         console.print(f"run record in {out}", highlight=False)
     return not run.interrupted
 

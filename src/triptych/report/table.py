@@ -77,6 +77,8 @@ def _headline(summary: Summary) -> Table:
     whole = f"{counts.finished:,} of {count(counts.requests, 'request')} finished"
     table.add_row("requests", ", ".join([f"{whole} in {seconds(summary.horizon)}", *ends]))
     details = []
+    if counts.rejected:
+        table.add_row("", "rejected: more KV or image embeddings than an instance can ever hold")
     if counts.preemptions:
         details.append(count(counts.preemptions, "preemption"))
     if counts.cached_tokens:

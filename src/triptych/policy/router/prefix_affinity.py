@@ -17,6 +17,9 @@ from triptych.policy.router.least_requests import LeastRequestsRouter
 class PrefixAffinityRouter(LeastRequestsRouter):
     """The instance that has seen the longest prefix; the least loaded where none has, or it is too busy."""
 
+    share: ClassVar[float] = 0.5
+    """Of a prompt's blocks: affinity counts from here on. Less, such as a system prompt that all requests
+    begin with, is soon computed anywhere, and would send everybody to one instance."""
     imbalance: ClassVar[float] = 1.5
     """An instance may have this many times the mean load, and `slack` more, before affinity yields."""
     slack: ClassVar[int] = 4
@@ -44,7 +47,7 @@ class PrefixAffinityRouter(LeastRequestsRouter):
         self._outstanding -= 1
 
     def _favourite(self, request: Request) -> int | None:
-        """Where the deepest known block of the prompt was sent; hashes are chained, so it can be bisected."""
+        """Where the deepest known block was sent, if enough is known; hashes are chained: it is bisected."""
         hashes = request.block_hashes
         low, high = 0, len(hashes)
         while low < high:
@@ -53,7 +56,7 @@ class PrefixAffinityRouter(LeastRequestsRouter):
                 low = middle + 1
             else:
                 high = middle
-        return self._seen[hashes[low - 1]] if low else None
+        return self._seen[hashes[low - 1]] if low and low >= self.share * len(hashes) else None
 
     def _remember(self, request: Request, target: int) -> None:
         for block_hash in reversed(request.block_hashes):
