@@ -224,7 +224,8 @@ def test_an_azure_trace_is_replayed(tmp_path: Path, simulate: Callable[..., Run]
     np.testing.assert_allclose(run.requests["arrival"], [0.0, 4.314579, 4.541977], atol=1e-9)
     assert run.requests["prompt_tokens"].tolist() == [374, 396, 879]
     assert run.requests["generated_tokens"].tolist() == [44, 109, 1]
-    assert sum(lane.columns["prefill_tokens"].sum() for lane in run.lanes) == 374 + 396 + 879
+    computed = [lane.columns["prefill_tokens"] * lane.columns["iterations"] for lane in run.lanes]
+    assert sum(tokens.sum() for tokens in computed) == 374 + 396 + 879
 
 
 def test_prefixes_of_a_mooncake_trace_are_reused(tmp_path: Path, simulate: Callable[..., Run]) -> None:
