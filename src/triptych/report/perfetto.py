@@ -116,9 +116,9 @@ def make_up(batch: dict[str, Any]) -> str:
             f"prefill {batch['prefill_tokens']} of {prefilling}" if rest else f"prefill {prefilling}x{each}"
         )
     if decodes := batch.get("decodes"):
-        iterations = batch["iterations"]
-        parts.append(f"decode {decodes}" + (f" x {iterations}" if iterations > 1 else ""))
-    return " + ".join(parts) or "empty"
+        parts.append(f"decode {decodes}")
+    iterations = batch.get("iterations", 1)
+    return (" + ".join(parts) or "empty") + (f" x {iterations}" if iterations > 1 else "")
 
 
 def _transfers(run: Run, tracks: list[_Track]) -> Iterator[Event]:
