@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from heapq import heappush
 from math import ceil, sqrt
@@ -27,7 +28,7 @@ class Clock(Protocol):
         """Ends a request whose client has given up."""
 
 
-class Runner:
+class Runner(ABC):
     """Runs batches one after the other.
 
     Args:
@@ -52,16 +53,16 @@ class Runner:
         self._poked = False
         """Whether something has changed between two runs, after the batch was formed."""
 
+    @abstractmethod
     def form(self, now: float) -> int:
         """Forms what to run next, sets `first` and `growth`, and returns for how many iterations they hold.
 
         0 means that there is nothing to run.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def close(self, now: float, iterations: int) -> None:
         """Ends a run."""
-        raise NotImplementedError
 
     def poke(self, now: float) -> None:
         """Something has changed: begins if idle, otherwise runs no further than the coming boundary."""
