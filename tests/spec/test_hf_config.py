@@ -154,10 +154,15 @@ def test_a_family_that_is_not_read_is_refused_by_name(family: object) -> None:
         ({"num_attention_heads": 2.5}, "num_attention_heads: must be a positive integer, not 2.5"),
         ({"num_attention_heads": True}, "num_attention_heads: must be a positive integer, not True"),
         ({"num_attention_heads": 7}, "num_attention_heads: must divide hidden_size (64)"),
-        ({"num_key_value_heads": 3}, "kv_heads (3) must divide heads (8)"),
+        (
+            {"num_key_value_heads": 3},
+            "num_key_value_heads: 3 does not divide num_attention_heads (8); use a divisor",
+        ),
+        ({"hidden_size": 10**30}, "hidden_size: must be at most 1000000000, not 1e+30"),
+        ({"num_hidden_layers": 10**6}, "num_hidden_layers: must be at most 100000, not 1e+06"),
         ({"attention_bias": "yes"}, "attention_bias: must be true or false, not 'yes'"),
         ({**MOE, "mlp_only_layers": 3}, "mlp_only_layers: must be a list of layer numbers, not 3"),
-        ({**MOE, "num_experts_per_tok": 9}, "experts: top_k (9) must not exceed count (8)"),
+        ({**MOE, "num_experts_per_tok": 9}, "num_experts_per_tok: 9 is more than num_experts (8); lower it"),
         (
             {"model_type": "qwen2", "use_sliding_window": True, "max_window_layers": 2},
             "max_window_layers: 2 of 4 layers attend to all tokens",
@@ -190,6 +195,8 @@ def test_wrong_fields_name_field_and_file(fields: dict[str, Any], line: str) -> 
     [
         (None, "config.json: no such file"),
         ("{", "config.json: line 1: not valid JSON"),
+        pytest.param("[" * 100_000, "config.json: not valid JSON: nested too deeply", id="brackets"),
+        pytest.param("9" * 9_999, "config.json: not valid JSON: a number has too many digits", id="digits"),
         ("[]", "config.json: expected a JSON object of fields, found list"),
     ],
 )

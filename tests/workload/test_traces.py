@@ -143,6 +143,7 @@ class TestMooncake:
         [
             ("", "no request in the file"),
             ("{", "line 1: not JSON"),
+            pytest.param("[" * 100_000, r"line 1: not JSON \(nested too deeply\)", id="brackets"),
             ("[1]", "line 1: not a JSON object"),
             ('{"timestamp": 1}', "line 1, input_length: missing"),
         ],

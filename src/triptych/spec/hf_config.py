@@ -93,6 +93,10 @@ def read_json(file: str | Path) -> dict[str, Any]:
         raise SpecError("", "cannot be read: not a UTF-8 text file", file=file) from None
     except json.JSONDecodeError as error:
         raise SpecError(f"line {error.lineno}", f"not valid JSON: {error.msg}", file=file) from None
+    except RecursionError:
+        raise SpecError("", "not valid JSON: nested too deeply", file=file) from None
+    except ValueError:
+        raise SpecError("", "not valid JSON: a number has too many digits", file=file) from None
     if not isinstance(fields, dict):
         found = type(fields).__name__
         raise SpecError("", f"expected a JSON object of fields, found {found}", file=file)

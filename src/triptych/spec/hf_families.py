@@ -41,12 +41,16 @@ def _rotary(fields: Fields) -> dict[str, Any]:
     """What all families but OPT and Qwen-1 call by the same names."""
     hidden, heads = fields.count("hidden_size"), fields.count("num_attention_heads")
     if hidden % heads and not fields.gives("head_dim"):
-        raise fields.wrong("num_attention_heads", f"must divide hidden_size ({hidden})")
+        raise fields.wrong("num_attention_heads", f"must divide hidden_size ({hidden}); use a divisor of it")
+    kv_heads = fields.count("num_key_value_heads", default=heads)
+    if heads % kv_heads:
+        problem = f"{kv_heads} does not divide num_attention_heads ({heads}); use a divisor of it"
+        raise fields.wrong("num_key_value_heads", problem)
     return {
-        "layers": fields.count("num_hidden_layers"),
+        "layers": _layers(fields),
         "hidden": hidden,
         "heads": heads,
-        "kv_heads": fields.count("num_key_value_heads", default=heads),
+        "kv_heads": kv_heads,
         "head_dim": fields.count("head_dim", default=hidden // heads),
         "intermediate": fields.count("intermediate_size"),
         "gated_mlp": True,
@@ -83,8 +87,7 @@ def _mistral(fields: Fields) -> dict[str, Any]:
 def _mixtral(fields: Fields) -> dict[str, Any]:
     common = _rotary(fields)
     experts = {
-        "count": fields.count("num_local_experts"),
-        "top_k": fields.count("num_experts_per_tok"),
+        **_routing(fields, "num_local_experts"),
         "intermediate": common["intermediate"],
         "layers": common["layers"],
     }
@@ -97,7 +100,7 @@ def _qwen(fields: Fields) -> dict[str, Any]:
     heads = fields.count("num_attention_heads")
     bias = not fields.flag("no_bias", default=True)
     return {
-        "layers": fields.count("num_hidden_layers"),
+        "layers": _layers(fields),
         "hidden": fields.count("hidden_size"),
         "heads": heads,
         "kv_heads": heads,
@@ -153,11 +156,11 @@ def _phi(fields: Fields) -> dict[str, Any]:
 def _opt(fields: Fields) -> dict[str, Any]:
     hidden, heads = fields.count("hidden_size"), fields.count("num_attention_heads")
     if hidden % heads:
-        raise fields.wrong("num_attention_heads", f"must divide hidden_size ({hidden})")
+        raise fields.wrong("num_attention_heads", f"must divide hidden_size ({hidden}); use a divisor of it")
     width = fields.count("word_embed_proj_dim", default=hidden)
     bias = fields.flag("enable_bias", default=True)
     return {
-        "layers": fields.count("num_hidden_layers"),
+        "layers": _layers(fields),
         "hidden": hidden,
         "heads": heads,
         "kv_heads": heads,
@@ -177,12 +180,24 @@ def _opt(fields: Fields) -> dict[str, Any]:
     }
 
 
+def _layers(fields: Fields) -> int:
+    return fields.count("num_hidden_layers", most=100_000)
+
+
+def _routing(fields: Fields, experts: str) -> dict[str, int]:
+    """How many experts there are, by the field called `experts`, and work on a token."""
+    count, top_k = fields.count(experts), fields.count("num_experts_per_tok")
+    if top_k > count:
+        raise fields.wrong("num_experts_per_tok", f"{top_k} is more than {experts} ({count}); lower it")
+    return {"count": count, "top_k": top_k}
+
+
 def _late_window(fields: Fields) -> int | None:
     """The attention window of Qwen2 and Qwen3, whose first `max_window_layers` layers have none."""
     if not fields.flag("use_sliding_window", default=False):
         return None
     window = fields.count("sliding_window", default=4096)
-    layers = fields.count("num_hidden_layers")
+    layers = _layers(fields)
     first = fields.first_layers("max_window_layers", default=28)
     if first >= layers:
         return None
@@ -199,17 +214,12 @@ def _sparse_experts(fields: Fields, shared: int) -> dict[str, Any] | None:
     """Experts in every `decoder_sparse_step`-th layer but those of `mlp_only_layers`."""
     step = fields.count("decoder_sparse_step", default=1)
     plain = set(fields.indices("mlp_only_layers", default=()))
-    count = fields.count("num_experts")
-    layers = [
-        layer
-        for layer in range(fields.count("num_hidden_layers"))
-        if (layer + 1) % step == 0 and layer not in plain
-    ]
+    routing = _routing(fields, "num_experts")
+    layers = [layer for layer in range(_layers(fields)) if (layer + 1) % step == 0 and layer not in plain]
     if not layers:
         return None
     return {
-        "count": count,
-        "top_k": fields.count("num_experts_per_tok"),
+        **routing,
         "intermediate": fields.count("moe_intermediate_size"),
         "shared_intermediate": shared,
         "layers": len(layers),

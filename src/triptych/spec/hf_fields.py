@@ -8,6 +8,9 @@ from typing import Any
 
 from triptych.spec.base import SpecError
 
+_LARGEST = 1_000_000_000
+"""No size of a model comes near it; what is computed from larger ones may overflow."""
+
 
 class Fields:
     """The fields of one configuration mapping. A field that is null counts as absent."""
@@ -23,11 +26,11 @@ class Fields:
         """Whether the field is there at all, be it null."""
         return name in self._values
 
-    def count(self, *names: str, default: int | None = None) -> int:
+    def count(self, *names: str, default: int | None = None, most: int = _LARGEST) -> int:
         """The positive integer under the first of `names` that is given, else `default`.
 
         Raises:
-            SpecError: the value is no positive integer, or it is absent and has no default.
+            SpecError: the value is no positive integer up to `most`, or it is absent and has no default.
         """
         for name in names:
             value = self._values.get(name)
@@ -36,6 +39,8 @@ class Fields:
             whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
             if isinstance(value, bool) or not whole or value <= 0:
                 raise self.wrong(name, f"must be a positive integer, not {value!r}")
+            if value > most:
+                raise self.wrong(name, f"must be at most {most}, not {value:g}")
             return int(value)
         if default is None:
             raise self.wrong(names[0], "missing; give it a value")

@@ -7,9 +7,22 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails
 
 from triptych.spec.base import Spec
+
+# Far beyond any context window: sums over all requests stay whole numbers of 64 bits.
+MOST_TOKENS = 10_000_000
+Tokens = Annotated[PositiveInt, Field(le=MOST_TOKENS)]
 
 
 class Range(Spec):
@@ -29,32 +42,34 @@ class Fixed(Spec):
     """The same length for every request."""
 
     kind: Literal["fixed"]
-    tokens: PositiveInt
+    tokens: Tokens
 
 
 class Uniform(Range):
     """Every length between `low` and `high` tokens, each as likely."""
 
     kind: Literal["uniform"]
+    low: Tokens
+    high: Tokens
 
 
 class LogNormal(Spec):
     """A length whose logarithm is normal; rounded, and moved into `low` .. `high` where outside it."""
 
     kind: Literal["log-normal"]
-    mean: PositiveFloat | None = None
+    mean: Annotated[PositiveFloat, Field(le=MOST_TOKENS)] | None = None
     """Tokens, before the limits apply; give this or `median`."""
-    median: PositiveFloat | None = None
-    sigma: PositiveFloat
+    median: Annotated[PositiveFloat, Field(le=MOST_TOKENS)] | None = None
+    sigma: Annotated[PositiveFloat, Field(le=5)]
     """Standard deviation of the natural logarithm."""
-    low: PositiveInt = 1
-    high: PositiveInt | None = None
+    low: Tokens = 1
+    high: Tokens = MOST_TOKENS
 
     @model_validator(mode="after")
     def _well_formed(self) -> Self:
         if (self.mean is None) == (self.median is None):
             raise ValueError("give either mean or median, and not both")
-        if self.high is not None and self.low > self.high:
+        if self.low > self.high:
             raise ValueError(f"low ({self.low}) is above high ({self.high}); swap them")
         return self
 
@@ -66,7 +81,7 @@ class Quantiles(Spec):
     """A distribution known by its quantiles: linear between those that are given, then rounded."""
 
     kind: Literal["quantiles"]
-    values: dict[str, Annotated[float, Field(ge=1)]]
+    values: dict[str, Annotated[float, Field(ge=1, le=MOST_TOKENS)]]
     """Percentile -> tokens, such as {p0: 2, p50: 1020, p100: 14050}; p0 and p100 are the limits."""
 
     @field_validator("values")
@@ -107,8 +122,17 @@ def one_of_kinds(*names: str) -> BeforeValidator:
     """Refuses what has no field `kind` with one of these names."""
 
     def check(value: object) -> object:
-        if isinstance(value, Mapping) and value.get("kind") not in names:
-            raise ValueError(f"give it a kind: one of {', '.join(names)}")
+        if isinstance(value, Mapping):
+            kind = value.get("kind")
+            if kind is None:
+                raise ValueError(f"give it a kind: one of {', '.join(names)}")
+            if kind not in names:
+                quoted = [repr(name) for name in names]
+                expected = f"{', '.join(quoted[:-1])} or {quoted[-1]}"
+                wrong = InitErrorDetails(
+                    type="literal_error", loc=("kind",), input=kind, ctx={"expected": expected}
+                )
+                raise ValidationError.from_exception_data("kind", [wrong])
         if not isinstance(value, (Mapping, Spec)):
             raise ValueError(f"write it as {{kind: ...}} with one of {', '.join(names)}")
         return value

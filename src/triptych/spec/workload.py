@@ -16,19 +16,26 @@ from pydantic import (
 )
 
 from triptych.spec.base import Spec, SpecError
-from triptych.spec.lengths import Lengths, Range, one_of_kinds
+from triptych.spec.lengths import MOST_TOKENS, Lengths, Range, Tokens, one_of_kinds
 from triptych.spec.slo import Slo
 from triptych.spec.units import Seconds
 
 PositiveSeconds = Annotated[Seconds, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
 
+# As in `units`, the limits lie far from anything real, and what follows from them is finite.
+MOST_REQUESTS = 100_000_000
+Number = Annotated[PositiveInt, Field(le=MOST_REQUESTS)]
+Rate = Annotated[float, Field(ge=1e-6, le=1e9)]
+Scale = Annotated[float, Field(ge=1e-6, le=1e6)]
+Pixels = Annotated[PositiveInt, Field(le=100_000)]
+
 
 class Poisson(Spec):
     """Independent arrivals: exponential gaps."""
 
     kind: Literal["poisson"]
-    rate: PositiveFloat
+    rate: Rate
     """Requests per second."""
 
 
@@ -36,9 +43,9 @@ class Gamma(Spec):
     """Gamma-distributed gaps: burstier than Poisson for a CV above 1, more even below it."""
 
     kind: Literal["gamma"]
-    rate: PositiveFloat
+    rate: Rate
     """Requests per second."""
-    cv: PositiveFloat
+    cv: Annotated[float, Field(ge=0.01, le=100)]
     """Coefficient of variation of the gaps: standard deviation over mean."""
 
 
@@ -46,7 +53,7 @@ class Constant(Spec):
     """Equal gaps; the first request comes at 0."""
 
     kind: Literal["constant"]
-    rate: PositiveFloat
+    rate: Rate
     """Requests per second."""
 
 
@@ -54,7 +61,7 @@ class Closed(Spec):
     """A closed loop: so many requests are under way at any time, and a new one comes when one ends."""
 
     kind: Literal["closed"]
-    concurrency: PositiveInt
+    concurrency: Number
 
 
 class AtOnce(Spec):
@@ -87,7 +94,7 @@ class Trace(Spec):
     """Requests before this time are left out, and it becomes the new 0."""
     stop: PositiveSeconds | None = None
     """Requests at this time and later are left out."""
-    limit: PositiveInt | None = None
+    limit: Number | None = None
     """Requests of the slice that are read, from its start."""
 
     @model_validator(mode="after")
@@ -113,19 +120,26 @@ class Trace(Spec):
 class Caps(Spec):
     """Limits to which longer requests are cut, in tokens of text (images are the model's to count)."""
 
-    prompt: PositiveInt | None = None
-    output: PositiveInt | None = None
-    total: Annotated[int, Field(ge=2)] | None = None
+    prompt: Tokens | None = None
+    output: Tokens | None = None
+    total: Annotated[int, Field(ge=2, le=2 * MOST_TOKENS)] | None = None
     """Of prompt and output together: the output is cut first, down to one token, then the prompt."""
 
 
 class ImageSize(Spec):
     """One resolution and how often it is met."""
 
-    width: PositiveInt
-    height: PositiveInt
-    weight: PositiveFloat = 1.0
+    width: Pixels
+    height: Pixels
+    weight: Annotated[PositiveFloat, Field(le=1e9)] = 1.0
     """Relative to the weights of the other sizes."""
+
+
+class ImageCount(Range):
+    """Images of one request."""
+
+    low: Annotated[PositiveInt, Field(le=100_000)]
+    high: Annotated[PositiveInt, Field(le=100_000)]
 
 
 def _range_of_one(value: object) -> object:
@@ -138,11 +152,11 @@ class Images(Spec):
 
     share: Share = 1.0
     """Of requests that carry any."""
-    count: Annotated[Range, BeforeValidator(_range_of_one)] = Range(low=1, high=1)
+    count: Annotated[ImageCount, BeforeValidator(_range_of_one)] = ImageCount(low=1, high=1)
     """Images of a request that carries any: a number, or {low, high}."""
     sizes: tuple[ImageSize, ...]
     """One is drawn for each different image."""
-    distinct: PositiveInt | None = None
+    distinct: Number | None = None
     """Different images in the run, each as likely (repeats meet the embedding cache); None: all are new."""
 
     @field_validator("sizes")
@@ -159,9 +173,9 @@ class Prefixes(Spec):
     A prompt that is no longer than the system prompt is all system prompt.
     """
 
-    groups: PositiveInt
+    groups: Annotated[PositiveInt, Field(le=1_000_000_000)]
     """Different system prompts, each as likely."""
-    tokens: PositiveInt
+    tokens: Tokens
     """Tokens of a system prompt."""
     share: Share = 1.0
     """Of requests that begin with one."""
@@ -182,7 +196,7 @@ class WorkloadSpec(Spec):
     With a `trace`, what is not declared of `arrivals`, `prompt` and `output` is taken from it.
     """
 
-    requests: PositiveInt | None = None
+    requests: Number | None = None
     """At most so many."""
     duration: PositiveSeconds | None = None
     """Requests come before this time only."""
@@ -194,7 +208,7 @@ class WorkloadSpec(Spec):
     output: Lengths
     """Tokens that a request generates."""
     trace: Trace | None = None
-    rate_scale: PositiveFloat = 1.0
+    rate_scale: Scale = 1.0
     """Arrivals come so many times as fast; applied before `duration`."""
     caps: Caps = Caps()
     images: Images | None = None
@@ -249,4 +263,19 @@ class WorkloadSpec(Spec):
         if self.requests is None and self.duration is None and self.trace is None:
             mend = "requests" if timeless else "requests or duration"
             raise ValueError(f"requests: nothing ends the workload; give {mend}")
+        return self
+
+    @model_validator(mode="after")
+    def _ends_in_time(self) -> Self:
+        if (
+            self.requests is None
+            and self.duration is not None
+            and isinstance(self.arrivals, Poisson | Gamma | Constant)
+        ):
+            expected = self.duration * self.arrivals.rate * self.rate_scale
+            if expected > MOST_REQUESTS:
+                raise ValueError(
+                    f"duration: about {expected:.3g} requests come within it; make it shorter or give "
+                    f"requests, at most {MOST_REQUESTS}"
+                )
         return self

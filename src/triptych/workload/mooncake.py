@@ -77,6 +77,8 @@ def _parse(line: str, number: int, path: Path) -> tuple[float, int, int, list[in
         record = json.loads(line)
     except ValueError as error:
         raise wrong("", f"not JSON ({error})") from None
+    except RecursionError:
+        raise wrong("", "not JSON (nested too deeply)") from None
     if not isinstance(record, dict):
         raise wrong("", "not a JSON object")
     for field in ("timestamp", "input_length", "output_length", "hash_ids"):
