@@ -138,8 +138,8 @@ class ImageSize(Spec):
 class ImageCount(Range):
     """Images of one request."""
 
-    low: Annotated[PositiveInt, Field(le=100_000)]
-    high: Annotated[PositiveInt, Field(le=100_000)]
+    low: Annotated[PositiveInt, Field(le=10_000)]
+    high: Annotated[PositiveInt, Field(le=10_000)]
 
 
 def _range_of_one(value: object) -> object:
