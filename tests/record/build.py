@@ -57,7 +57,8 @@ def requests(*rows: dict[str, Any]) -> dict[str, Any]:
 
 
 def lane(*rows: dict[str, float], instance: int = 0, number: int = 0) -> LaneLog:
-    """A lane's batches; one iteration each if not said otherwise."""
+    """A lane's batches; one iteration each, and KV that does not grow, if not said otherwise."""
+    rows = tuple({"kv_blocks_last": row.get("kv_blocks", 0), **row} for row in rows)
     kinds = {**BATCH_COLUMNS, **WORK_COLUMNS}
     columns = {
         name: np.array([row.get(name, name == "iterations") for row in rows], kind)

@@ -33,6 +33,7 @@ def assert_same(leapt: Run, stepped: Run) -> None:
         _assert_same_column(name, leapt.requests[name], stepped.requests[name])
     for one, other in zip(leapt.lanes, stepped.lanes, strict=True):
         np.testing.assert_allclose(one.decode_times(), other.decode_times(), ROUNDING, 1e-12)
+        assert one["kv_blocks_last"].max(initial=0) == other["kv_blocks_last"].max(initial=0)
         for name in ("flops", "bytes"):
             assert one[name].sum() == pytest.approx(other[name].sum(), rel=ROUNDING), name
     for name, spans in leapt.spans.columns.items():
@@ -103,6 +104,22 @@ def test_memory_that_a_preemption_frees_is_seen_at_the_next_boundary(
     assert leapt.requests["preemptions"].sum() > 20
     assert_same(leapt, stepped)
     assert sum(map(len, leapt.lanes)) < 0.8 * sum(map(len, stepped.lanes)), "it does leap"
+
+
+def test_kv_in_use_is_the_same_whether_a_long_answer_is_leapt_over_or_not() -> None:
+    """One request alone: 100 blocks hold its prompt, and as many again are drawn while it decodes."""
+    traffic = stubs.requests([0.0], 1600, 1601)
+    shares = []
+    for jump in (True, False):
+        made = stubs.simulator(traffic, stubs.Takes(), policy="vllm", blocks=400, jump=jump)
+        made.run()
+        log = stubs.batches(made)
+        assert log["kv_blocks"][0] == 100, "the blocks of the batch itself count"
+        assert log["kv_blocks_last"].max() == 200
+        iterations = log["iterations"]
+        mean = (log["kv_blocks"] + log["kv_blocks_last"]) / 2
+        shares.append((mean * iterations).sum() / iterations.sum())
+    assert shares[0] == pytest.approx(shares[1], abs=1)
 
 
 # A cost whose progressions break ---------------------------------------------------------------------

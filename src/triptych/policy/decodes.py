@@ -101,13 +101,17 @@ class DecodeSet:
             return steps
         return min(steps, 1 + self._steps_within(free))
 
+    def growth(self, iterations: int) -> int:
+        """Blocks that a run of `iterations` draws after those of its first iteration."""
+        return self._blocks_over(self.step + 1, iterations - 1) if self._grows and iterations > 1 else 0
+
     def advance(self, iterations: int) -> list[Request]:
         """Runs `iterations` steps; returns the members that ended with the last one, no longer members.
 
         The blocks of the first step have been drawn; those of the others are drawn here.
         """
-        if iterations > 1 and self._grows:
-            self.kv.draw(self._blocks_over(self.step + 1, iterations - 1))
+        if iterations > 1:
+            self.kv.draw(self.growth(iterations))
         self.step = step = self.step + iterations
         ends, members = self._ends, self.members
         self.context_tokens += len(members) * iterations

@@ -72,7 +72,8 @@ BATCH_COLUMNS: dict[str, tuple[str, str]] = {
     "images": ("int32", "images encoded"),
     "patches": ("int32", "their patches"),
     "patch_pairs": ("float64", "sum of squared patches of each image: full attention pairs"),
-    "kv_blocks": ("int32", "KV blocks in use when the batch begins"),
+    "kv_blocks": ("int32", "KV blocks in use in the first iteration, those of the batch included"),
+    "kv_blocks_last": ("int32", "KV blocks in use in the last iteration"),
     "waiting": ("int32", "requests that wait at the instance"),
     "prefilling": ("int32", "requests with a chunk in the batch"),
 }
@@ -117,6 +118,7 @@ UNITS: dict[str, str] = {
     "flops": "FLOP",
     "bytes": "bytes",
     "kv_blocks": "blocks",
+    "kv_blocks_last": "blocks",
 }
 """Column -> unit, for every column that has one; the others are counts, positions or names."""
 

@@ -76,9 +76,9 @@ def _of_lane(info: InstanceInfo, lane: LaneLog) -> _Tally:
         members=float((count * (lane["decodes"] + lane["prefilling"] + lane["images"])).sum()),
         tokens=float((count * (lane["prefill_tokens"] + lane["decodes"])).sum()),
         busy=busy / info.lanes,
-        kv_seconds=float((lane["kv_blocks"] * seconds).sum()),
+        kv_seconds=float(((lane["kv_blocks"] + lane["kv_blocks_last"]) / 2 * seconds).sum()),
         kv_capacity_seconds=info.kv_blocks * busy,
-        kv_peak=float(lane["kv_blocks"].max(initial=0)),
+        kv_peak=float(lane["kv_blocks_last"].max(initial=0)),
         flops=float(lane["flops"].sum()),
         peak_flops=info.peak_flops * busy / info.lanes,
         moved=float(lane["bytes"].sum()),
@@ -109,7 +109,7 @@ def _kv_peak_share(info: InstanceInfo, log: list[LaneLog]) -> float | None:
     """Of the lane that came closest to its limit."""
     if not info.kv_blocks:
         return None
-    return max((float(lane["kv_blocks"].max(initial=0)) for lane in log), default=0.0) / info.kv_blocks
+    return max((float(lane["kv_blocks_last"].max(initial=0)) for lane in log), default=0.0) / info.kv_blocks
 
 
 def _usage(infos: list[InstanceInfo], tally: _Tally, kv_peak: float | None, horizon: float) -> Usage:

@@ -82,9 +82,9 @@ class Lane(Runner):
     def open(self, now: float) -> Batch | None:
         """Asks for the next batch and notes whose work begins with it."""
         scheduler = self.scheduler
-        self._free = scheduler.kv.free
         self._queued = len(scheduler.waiting) + len(scheduler.unencoded) + len(scheduler.incoming)
         self.batch = batch = scheduler.schedule()
+        self._free = scheduler.kv.free
         if scheduler.preempted:
             self._note_preempted()
         if scheduler.leaving or scheduler.reserved:
@@ -110,6 +110,8 @@ class Lane(Runner):
         if batch.images:
             patches = sum(image.patches for _, image in batch.images)
             patch_pairs = sum(image.patches * image.patches for _, image in batch.images)
+        kv_used = scheduler.kv.blocks - self._free
+        grown = scheduler.decodes.growth(iterations) if iterations > 1 else 0
         self.log += _pack_row(
             self.start,
             self.first,
@@ -125,7 +127,8 @@ class Lane(Runner):
             len(batch.images),
             patches,
             patch_pairs,
-            scheduler.kv.blocks - self._free,
+            kv_used,
+            kv_used + grown,
             self._queued,
             len(batch.chunks),
         )
