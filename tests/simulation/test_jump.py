@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import triptych
 from triptych.policy import Batch
 from triptych.record import Run
 from triptych.record.columns import REQUEST_COLUMNS
@@ -120,6 +121,21 @@ def test_kv_in_use_is_the_same_whether_a_long_answer_is_leapt_over_or_not() -> N
         mean = (log["kv_blocks"] + log["kv_blocks_last"]) / 2
         shares.append((mean * iterations).sum() / iterations.sum())
     assert shares[0] == pytest.approx(shares[1], abs=1)
+
+
+def test_mean_kv_weighs_longer_iterations_more_whether_leapt_over_or_not() -> None:
+    """One long answer on the real cost: its last iterations take longest and hold most."""
+    pool = {"phases": ["prefill", "decode"], "device": "A10", "scheduler": {"policy": "vllm"}}
+    workload = {
+        "requests": 1,
+        "arrivals": {"kind": "at-once"},
+        "prompt": {"kind": "fixed", "tokens": 100},
+        "output": {"kind": "fixed", "tokens": 20_000},
+    }
+    world = World("one pool", {"model": "opt-125m", "pools": {"all": pool}}, workload)
+    leapt, stepped = (triptych.summarise(world.simulate(jump=jump)).pools[0].usage for jump in (True, False))
+    assert leapt.kv_mean_share == pytest.approx(stepped.kv_mean_share, rel=2e-3)
+    assert leapt.kv_peak_share == stepped.kv_peak_share
 
 
 # A cost whose progressions break ---------------------------------------------------------------------

@@ -76,7 +76,7 @@ def _of_lane(info: InstanceInfo, lane: LaneLog) -> _Tally:
         members=float((count * (lane["decodes"] + lane["prefilling"] + lane["images"])).sum()),
         tokens=float((count * (lane["prefill_tokens"] + lane["decodes"])).sum()),
         busy=busy / info.lanes,
-        kv_seconds=float(((lane["kv_blocks"] + lane["kv_blocks_last"]) / 2 * seconds).sum()),
+        kv_seconds=_kv_seconds(lane),
         kv_capacity_seconds=info.kv_blocks * busy,
         kv_peak=float(lane["kv_blocks_last"].max(initial=0)),
         flops=float(lane["flops"].sum()),
@@ -84,6 +84,17 @@ def _of_lane(info: InstanceInfo, lane: LaneLog) -> _Tally:
         moved=float(lane["bytes"].sum()),
         peak_moved=info.bandwidth * busy / info.lanes,
     )
+
+
+def _kv_seconds(lane: LaneLog) -> float:
+    """KV blocks in use x seconds, summed over the iterations of all rows.
+
+    In a row of k iterations both rise linearly, so that beside the product of their means there is a
+    covariance: the sum over i of (b_i - mean b)(d_i - mean d) is (b_last - b_first) growth k (k + 1) / 12.
+    """
+    count, first, last = lane["iterations"], lane["kv_blocks"], lane["kv_blocks_last"]
+    together = (last - first) * lane["growth"] * count * (count + 1) / 12
+    return float(((first + last) / 2 * lane.seconds + together).sum())
 
 
 def _of_instance(info: InstanceInfo, log: list[LaneLog], horizon: float) -> _Tally:
