@@ -14,6 +14,7 @@ import yaml
 import triptych
 from triptych import Deployment, Run, SpecError, WorkloadSpec
 from triptych.record.run import STATUSES
+from triptych.simulation.build import plan_pools
 
 TRACES = Path(__file__).parents[1].parent / "shared/data/traces"
 
@@ -327,3 +328,31 @@ def test_an_image_too_small_for_the_model_names_its_size(simulate: Callable[...,
     images = {"sizes": [{"width": 1, "height": 4000}]}
     with pytest.raises(SpecError, match="images: 1x4000 "):
         simulate(pools_of(["encode", "prefill", "decode"]), images=images)
+
+
+def test_overrides_of_an_object_are_refused_rather_than_ignored() -> None:
+    made = Deployment.parse(
+        {
+            "model": "opt-125m",
+            "pools": {
+                "all": {"phases": ["prefill", "decode"], "device": "A10", "scheduler": {"policy": "vllm"}}
+            },
+        }
+    )
+    with pytest.raises(SpecError, match=r"overrides: pools\.all\.instances=7: overrides change files"):
+        triptych.simulate(made, "missing.yaml", overrides=["pools.all.instances=7"])
+
+
+def test_pools_that_hand_kv_on_keep_it_in_one_format() -> None:
+    pool = {"device": "H100", "scheduler": {"policy": "vllm"}}
+    mixed = Deployment.parse(
+        {
+            "model": "opt-125m",
+            "pools": {
+                "p": {"phases": ["prefill"], **pool},
+                "d": {"phases": ["decode"], "precision": {"kv": "fp8"}, **pool},
+            },
+        }
+    )
+    with pytest.raises(SpecError, match="pools: pools p and d keep KV in bf16 and fp8"):
+        plan_pools(mixed)

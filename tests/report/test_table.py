@@ -91,7 +91,15 @@ def test_overload_comes_first_and_latencies_are_marked(summary: Summary) -> None
     banner = " ".join(rest)
     assert "12.4 requests/s come, 9.80/s are served: the prefill queue grows by 2.60 requests/s" in banner
     assert "takes 83.2 s" in banner
-    assert "these grow with the length of the trace" in banner
+    assert "what grows is as long as the trace lets it become" in banner
+    rows = [line.split() for line in text.splitlines()]
+    for label in (["TTFT"], ["E2E"], ["prefill", "queue"]):
+        cells = next(row[len(label) :] for row in rows if row[: len(label)] == label)
+        assert set(cells) == {"grows"}, label
+    tpot = next(row for row in rows if row[:1] == ["TPOT"])
+    assert "grows" not in tpot, "a queue before the first token leaves it as it is"
+    bound = next(row for row in rows if "TTFT" in row and "<=" in row)
+    assert bound[bound.index("<=") - 1] == "grows"
 
 
 @pytest.mark.parametrize("width", [80, 100])

@@ -24,7 +24,8 @@ _METRICS = {
     "transfer_seconds": "transfers",
 }
 
-_OVERLOADED = "Overloaded: these grow with the length of the trace."
+_GROWS = "grows"
+_OVERLOADED = "Overloaded: what grows is as long as the trace lets it become."
 _POOL_COLUMNS = "batch, tokens: of a mean iteration. KV use: mean/peak. KV, MFU, MBU: while busy."
 
 
@@ -37,7 +38,7 @@ def print_summary(summary: Summary, console: Console) -> None:
     if summary.pools:
         _print(console, _pools(summary.pools), note=_POOL_COLUMNS)
     if summary.slo:
-        _print(console, _slo(summary.slo))
+        _print(console, _slo(summary.slo, _growing(summary.overload)))
 
 
 def _print(console: Console, part: RenderableType, note: str = "") -> None:
@@ -107,14 +108,24 @@ def _headline(summary: Summary) -> Table:
 
 def _latencies(summary: Summary) -> Table:
     table = _table("latency", [name.upper() if name != "mean" else name for name in _STATISTICS])
-    overloaded = summary.overload is not None
+    growing = _growing(summary.overload)
     for name, label in _METRICS.items():
         values = summary.latency[name]
         # Times that are zero throughout belong to phases or transfers that the deployment does not have.
         if values.count and values.max:
-            cells = [seconds(values.at(statistic)) for statistic in _STATISTICS]
-            table.add_row(label, *cells, style="dim" if overloaded else None)
+            grows = name in growing
+            cells = [_GROWS if grows else seconds(values.at(statistic)) for statistic in _STATISTICS]
+            table.add_row(label, *cells, style="dim" if grows else None)
     return table
+
+
+def _growing(overload: Overload | None) -> set[str]:
+    """Latencies that would only tell how long the trace is: those that a growing queue is part of."""
+    if overload is None:
+        return set()
+    phases = {queue.phase for queue in overload.queues}
+    before_first_token = {"ttft"} if phases & {"encode", "prefill"} else set()
+    return {"e2e", "e2e_per_token"} | before_first_token | {f"{phase}_queue" for phase in phases}
 
 
 def _pools(pools: tuple[PoolUsage, ...]) -> Table:
@@ -143,14 +154,14 @@ def _devices(pool: PoolUsage) -> str:
     return f"{pool.instances} x {pool.device}" if each == 1 else f"{pool.instances} x {each} {pool.device}"
 
 
-def _slo(results: tuple[SloResult, ...]) -> Table:
+def _slo(results: tuple[SloResult, ...], growing: set[str]) -> Table:
     table = _grid()
     for number_, result in enumerate(results):
         verdict = "[green]met[/]" if result.met else "[bold red]MISSED[/]"
         table.add_row(
             "" if number_ else "SLO",
             f"{_METRICS[result.metric]} {result.statistic.upper() if result.statistic != 'mean' else 'mean'}",
-            f"{seconds(result.value)}",
+            _GROWS if result.metric in growing else seconds(result.value),
             f"<= {seconds(result.bound)}",
             verdict,
             f"{percent(result.share)} of requests within",

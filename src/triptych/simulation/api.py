@@ -61,11 +61,15 @@ def simulate(
     """
     began = time.perf_counter()
     deployment_file, workload_file = _file(deployment), _file(workload)
+    own = [text for text in overrides if not text.startswith("workload.")]
+    others = [text.removeprefix("workload.") for text in overrides if text.startswith("workload.")]
+    for declared, given in ((deployment_file, own), (workload_file, others)):
+        if declared is None and given:
+            problem = f"{given[0]}: overrides change files that are read; change the object itself instead"
+            raise SpecError("overrides", problem)
     if not isinstance(deployment, Deployment):
-        own = [text for text in overrides if not text.startswith("workload.")]
         deployment = Deployment.load(deployment, own)
     if not isinstance(workload, WorkloadSpec):
-        others = [text.removeprefix("workload.") for text in overrides if text.startswith("workload.")]
         try:
             workload = WorkloadSpec.load(workload, others)
         except SpecError as error:  # an override is named as it was written

@@ -122,6 +122,7 @@ def plan_pools(deployment: Deployment, file: str | Path | None = None) -> list[P
         cost = IterationCost(model, device, node, pool, field=field, file=file)
         plans.append(PoolPlan(name, pool, model, device, node, memory, cost))
     _check_prefix_caches(deployment, file)
+    _check_kv_precision(deployment, file)
     return plans
 
 
@@ -229,4 +230,16 @@ def _check_prefix_caches(deployment: Deployment, file: str | Path | None) -> Non
     if len(sizes) > 1:
         one, other = list(sizes.values())[:2]
         problem = f"pools {one} and {other} have prefix caches of different block_size; give them the same"
+        raise SpecError("pools", problem, file=file)
+
+
+def _check_kv_precision(deployment: Deployment, file: str | Path | None) -> None:
+    """KV goes from pool to pool as it is: nothing on the way would convert it."""
+    formats: dict[str, str] = {}
+    for name, pool in deployment.pools.items():
+        if pool.phases != ("encode",):
+            formats.setdefault(pool.precision.kv, name)
+    if len(formats) > 1:
+        (one, first), (other, second) = list(formats.items())[:2]
+        problem = f"pools {first} and {second} keep KV in {one} and {other}; give them the same precision.kv"
         raise SpecError("pools", problem, file=file)

@@ -87,8 +87,6 @@ class Scheduler(ABC):
         self.kv = kv
         self.embeddings = embeddings
         self.max_batch = max_batch
-        if max_patches is not None:
-            self.max_patches = max_patches
         self.max_tokens = self.default_tokens if max_tokens is None else max_tokens
         self.max_patches = self.default_patches if max_patches is None else max_patches
         share = self.default_watermark if watermark is None else watermark
