@@ -21,7 +21,7 @@ class DecodeSet:
         grows: whether members draw blocks as they lengthen; if not, they hold all they need (orca, static).
     """
 
-    __slots__ = ("_ends", "_grows", "_joins", "_needs", "context_tokens", "kv", "members", "step")
+    __slots__ = ("_ends", "_grows", "_joins", "_needs", "context_tokens", "drawn", "kv", "members", "step")
 
     def __init__(self, kv: KVCache, *, grows: bool = True) -> None:
         self.kv = kv
@@ -29,6 +29,8 @@ class DecodeSet:
         """Decode iterations that have been run."""
         self.context_tokens = 0
         """Tokens of all members in the KV cache."""
+        self.drawn = 0
+        """Blocks that the iterations of the last run drew, those of its first left out."""
         self._grows = grows
         self._joins = 0
         self.members: dict[Request, int] = {}
@@ -101,17 +103,15 @@ class DecodeSet:
             return steps
         return min(steps, 1 + self._steps_within(free))
 
-    def growth(self, iterations: int) -> int:
-        """Blocks that a run of `iterations` draws after those of its first iteration."""
-        return self._blocks_over(self.step + 1, iterations - 1) if self._grows and iterations > 1 else 0
-
     def advance(self, iterations: int) -> list[Request]:
         """Runs `iterations` steps; returns the members that ended with the last one, no longer members.
 
         The blocks of the first step have been drawn; those of the others are drawn here.
         """
-        if iterations > 1:
-            self.kv.draw(self.growth(iterations))
+        self.drawn = 0
+        if iterations > 1 and self._grows:
+            self.drawn = self._blocks_over(self.step + 1, iterations - 1)
+            self.kv.draw(self.drawn)
         self.step = step = self.step + iterations
         ends, members = self._ends, self.members
         self.context_tokens += len(members) * iterations

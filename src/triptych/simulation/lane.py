@@ -110,8 +110,9 @@ class Lane(Runner):
         if batch.images:
             patches = sum(image.patches for _, image in batch.images)
             patch_pairs = sum(image.patches * image.patches for _, image in batch.images)
+        prefilled, finished = scheduler.complete(batch, iterations)
         kv_used = scheduler.kv.blocks - self._free
-        grown = scheduler.decodes.growth(iterations) if iterations > 1 else 0
+        drawn = scheduler.decodes.drawn if batch.decodes else 0
         self.log += _pack_row(
             self.start,
             self.first,
@@ -128,11 +129,10 @@ class Lane(Runner):
             patches,
             patch_pairs,
             kv_used,
-            kv_used + grown,
+            kv_used + drawn,
             self._queued,
             len(batch.chunks),
         )
-        prefilled, finished = scheduler.complete(batch, iterations)
         for request in prefilled:
             self._note_prefilled(request, now)
         for request in finished:
