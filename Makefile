@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-FAST := .venv-fast
+DEV := .venv-dev
 SOURCES := src tests benchmarks
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 # make demo TRACE=AzureLLMInferenceTrace_conv.csv replays a trace of the Azure Public Dataset 2023.
 TRACE ?=
@@ -12,50 +13,46 @@ REPLAY := --set 'workload.trace={format: azure, path: "$(TRACE)"}' --set 'worklo
   --set 'workload.prompt={kind: trace}' --set 'workload.output={kind: trace}'
 endif
 
-.PHONY: demo test lint format bench fast clean
+.PHONY: demo test lint format bench clean
 
 demo: $(VENV)/installed  ## predict a vision-language model split over encode, prefill and decode pools
 	$(BIN)/triptych simulate examples/deployments/epd.yaml examples/workloads/vision-chat.yaml \
 	  --out runs/demo --trace $(REPLAY)
 
 test: lint  ## lint, types, import walls and all tests
-	$(BIN)/pytest -n auto
+	$(DEV)/bin/pytest -n auto
 
-lint: $(VENV)/installed-dev
-	$(BIN)/ruff check $(SOURCES)
-	$(BIN)/ruff format --check $(SOURCES)
-	$(BIN)/mypy
-	$(BIN)/lint-imports
+lint: $(DEV)/installed
+	$(DEV)/bin/ruff check $(SOURCES)
+	$(DEV)/bin/ruff format --check $(SOURCES)
+	$(DEV)/bin/mypy
+	$(DEV)/bin/lint-imports
 
-format: $(VENV)/installed-dev
-	$(BIN)/ruff check --fix $(SOURCES)
-	$(BIN)/ruff format $(SOURCES)
+format: $(DEV)/installed
+	$(DEV)/bin/ruff check --fix $(SOURCES)
+	$(DEV)/bin/ruff format $(SOURCES)
 
-bench: $(VENV)/installed  ## how fast the simulator is, plain and (where there is a C compiler) compiled
+bench: $(VENV)/installed  ## how fast the simulator is
 	$(BIN)/python benchmarks/simulator.py
-	@if command -v cc >/dev/null; then $(MAKE) --no-print-directory fast && $(FAST)/bin/python benchmarks/simulator.py; fi
 
-fast: $(FAST)/installed  ## the same program, its hot path compiled (needs a C compiler), in .venv-fast
-
-# Built from a copy, so that no compiled module ever hides an edited source.
-$(FAST)/installed: pyproject.toml $(shell find src -name '*.py' -o -name '*.json' -o -name '*.yaml')
-	rm -rf $(FAST) && $(PYTHON) -m venv $(FAST) && mkdir $(FAST)/build
-	cp -r src pyproject.toml README.md LICENSE $(FAST)/build/
-	HATCH_BUILD_HOOKS_ENABLE=1 $(FAST)/bin/python -m pip install --quiet --disable-pip-version-check $(FAST)/build
-	touch $@
-
-$(VENV)/bin/python:
+%/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "Triptych needs Python 3.11 or newer, and $(PYTHON) is older: make PYTHON=python3.12 ..." >&2; exit 2; }
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $*
 
-$(VENV)/installed: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+# What users run: the simulator's hot path compiled where there is a C compiler, plain Python where there is
+# none. Built from a copy, so that no compiled module ever hides an edited source.
+$(VENV)/installed: pyproject.toml $(shell find src -name '*.py' -o -name '*.json' -o -name '*.yaml') | $(VENV)/bin/python
+	rm -rf $(VENV)/build && mkdir $(VENV)/build && cp -r src pyproject.toml README.md LICENSE $(VENV)/build/
+	@if command -v cc >/dev/null; then echo "Compiling the simulator's hot path: once, about a minute"; fi
+	@{ command -v cc && HATCH_BUILD_HOOKS_ENABLE=1 $(INSTALL) $(VENV)/build; } >$(VENV)/build.log 2>&1 \
+	  || $(INSTALL) $(VENV)/build
 	touch $@
 
-$(VENV)/installed-dev: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
-	touch $@ $(VENV)/installed
+# What developers run: the sources as they stand.
+$(DEV)/installed: pyproject.toml | $(DEV)/bin/python
+	$(DEV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
 
 clean:
-	rm -rf $(VENV) $(FAST) runs
+	rm -rf $(VENV) $(DEV) runs
