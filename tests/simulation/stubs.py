@@ -145,7 +145,7 @@ def simulator(
 def batches(made: Simulator, lane: int = 0) -> npt.NDArray[np.void]:
     """The log of a lane, by its number over the whole run."""
     lanes = [lane for instance in made.instances for lane in instance.lanes]
-    return np.frombuffer(bytes(lanes[lane].log), BATCH_ROW)
+    return np.frombuffer(bytes(lanes[lane].journal.rows), BATCH_ROW)
 
 
 def starts_and_iterations(made: Simulator, lane: int = 0) -> list[tuple[float, int]]:

@@ -18,13 +18,15 @@ class EmbeddingCache:
         block_size: tokens in one block.
     """
 
-    __slots__ = ("_holders", "_idle", "_idle_blocks", "block_size", "blocks", "free")
+    __slots__ = ("_holders", "_idle", "_idle_blocks", "block_size", "blocks", "evicted", "free")
 
     def __init__(self, blocks: int, block_size: int = 16) -> None:
         self.blocks = blocks
         self.block_size = block_size
         self.free = blocks
         """Blocks that no request claims; idle entries count, since they are evicted on demand."""
+        self.evicted: list[int] | None = None
+        """Contents whose embeddings were dropped, for a driver that has put a list here and clears it."""
         self._holders: dict[int, tuple[int, int]] = {}
         """Content -> (requests that claim it, blocks)."""
         self._idle: OrderedDict[int, int] = OrderedDict()
@@ -101,5 +103,7 @@ class EmbeddingCache:
     def _evict(self) -> None:
         """Drops idle entries until claimed and idle ones fit together."""
         while self._idle_blocks > self.free:
-            _, size = self._idle.popitem(last=False)
+            content, size = self._idle.popitem(last=False)
             self._idle_blocks -= size
+            if self.evicted is not None:
+                self.evicted.append(content)

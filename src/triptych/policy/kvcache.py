@@ -2,7 +2,8 @@
 
 Blocks are accounted for, not numbered: a request holds `request.blocks` of them, the first
 `request.shared_blocks` of which stand in the prefix cache under their hash. An engine that needs page
-numbers binds them to a request's holding when it reads it; a simulator never does.
+numbers binds them to a request's holding when it reads it, and learns from `evicted` which hashes no longer
+name a page; a simulator never does.
 
 Source of the sharing rules: vLLM V1 (`KVCacheManager`): full prompt blocks are entered when the batch that
 computes them is formed, a block that nobody holds stays findable until its room is needed, least recently
@@ -26,7 +27,7 @@ class KVCache:
         prefix_cache: whether full prompt blocks are shared by their hash.
     """
 
-    __slots__ = ("_holders", "_idle", "block_size", "blocks", "free", "prefix_cache")
+    __slots__ = ("_holders", "_idle", "block_size", "blocks", "evicted", "free", "prefix_cache")
 
     def __init__(self, blocks: int, block_size: int = 16, *, prefix_cache: bool = False) -> None:
         self.blocks = blocks
@@ -34,6 +35,8 @@ class KVCache:
         self.prefix_cache = prefix_cache
         self.free = blocks
         """Blocks that nobody holds; idle cached ones count, since they are evicted on demand."""
+        self.evicted: list[int] | None = None
+        """Hashes dropped from the cache, for a driver that has put a list here and clears it."""
         self._holders: dict[int, int] = {}
         """Hash -> requests that hold the block (0: idle)."""
         self._idle: OrderedDict[int, None] = OrderedDict()
@@ -129,8 +132,10 @@ class KVCache:
     def evict(self) -> None:
         """Drops idle blocks from the cache until those held and those cached fit together."""
         while len(self._idle) > self.free:
-            evicted, _ = self._idle.popitem(last=False)
-            del self._holders[evicted]
+            block_hash, _ = self._idle.popitem(last=False)
+            del self._holders[block_hash]
+            if self.evicted is not None:
+                self.evicted.append(block_hash)
 
     def release(self, request: Request) -> None:
         """Takes back all that the request holds."""

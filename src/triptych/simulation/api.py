@@ -10,8 +10,8 @@ import numpy as np
 
 from triptych.record import LaneLog, Run, Spans, Transfers
 from triptych.record.columns import BATCH_ROW
+from triptych.record.recorder import SPAN_ROW, TRANSFER_ROW
 from triptych.simulation.build import PoolPlan, build, plan_pools
-from triptych.simulation.recorder import SPAN_ROW, TRANSFER_ROW
 from triptych.simulation.simulator import Progress, Simulator
 from triptych.spec.base import SpecError
 from triptych.spec.deployment import Deployment
@@ -111,7 +111,7 @@ def _record(
     lanes = []
     for instance in simulator.instances:
         for number, lane in enumerate(instance.lanes):
-            rows = np.frombuffer(lane.log, BATCH_ROW)
+            rows = np.frombuffer(lane.journal.rows, BATCH_ROW)
             log = {name: rows[name] for name in BATCH_ROW.names or ()}
             log["flops"], log["bytes"] = by_pool[instance.pool].cost.work(log)
             lanes.append(LaneLog(instance.number, number, log))

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import isnan
 from typing import Protocol
 
-from triptych.policy import Batch, Request, Scheduler, Status
-from triptych.record.columns import BATCH_ROW, packer
-from triptych.simulation.recorder import Recorder
+from triptych.policy import Batch, Request, Scheduler
+from triptych.record.journal import Journal
+from triptych.record.recorder import Recorder
 from triptych.simulation.runner import Clock, Runner
-
-_pack_row = packer(BATCH_ROW)
 
 
 class Cost(Protocol):
@@ -40,7 +37,7 @@ class Driver(Clock, Protocol):
 
 
 class Lane(Runner):
-    """One scheduler of an instance under the clock, and the log of its batches.
+    """One scheduler of an instance under the clock.
 
     Args:
         driver: the simulator.
@@ -50,17 +47,14 @@ class Lane(Runner):
         number: of this lane over the whole run.
     """
 
-    __slots__ = (
-        *("_free", "_queued", "batch", "cost", "driver", "instance", "log", "number", "recorder", "runner"),
-        "scheduler",
-    )
+    __slots__ = ("batch", "cost", "driver", "instance", "journal", "number", "runner", "scheduler")
 
     def __init__(
         self, driver: Driver, scheduler: Scheduler, cost: Cost, *, instance: int, number: int
     ) -> None:
         super().__init__(driver)
         self.driver = driver
-        self.recorder = driver.recorder
+        self.journal = Journal(driver.recorder, scheduler, instance=instance, number=number)
         self.scheduler = scheduler
         self.cost = cost
         self.instance = instance
@@ -68,9 +62,6 @@ class Lane(Runner):
         self.runner: Runner = self
         """What runs this lane: itself, or the group that it goes in step with."""
         self.batch: Batch | None = None
-        self.log = bytearray()
-        """Rows of `record.columns.BATCH_ROW`."""
-        self._free = self._queued = 0
 
     def form(self, now: float) -> int:
         batch = self.open(now)
@@ -80,107 +71,36 @@ class Lane(Runner):
         return batch.repeat if batch.repeat < valid else valid
 
     def open(self, now: float) -> Batch | None:
-        """Asks for the next batch and notes whose work begins with it."""
-        scheduler = self.scheduler
-        self._queued = len(scheduler.waiting) + len(scheduler.unencoded) + len(scheduler.incoming)
+        """Asks for the next batch."""
+        scheduler, journal = self.scheduler, self.journal
+        journal.asked()
         self.batch = batch = scheduler.schedule()
-        self._free = scheduler.kv.free
-        if scheduler.preempted:
-            self._note_preempted()
+        journal.formed(batch, now)
         if scheduler.leaving or scheduler.reserved:
             self.driver.serve(self, now)
-        if batch is None:
-            return None
-        prefill_start = self.recorder.prefill_start
-        for request, _, _, _ in batch.chunks:
-            if not prefill_start[request.id] >= 0:
-                prefill_start[request.id] = now
-                self.recorder.prefill_instance[request.id] = self.instance
-        if batch.images or batch.encoded:
-            self._note_encoding(batch, now)
         return batch
 
     def close(self, now: float, iterations: int) -> None:
-        """Logs the run of the batch, moves its requests on and notes what they got."""
+        """Moves the requests of the batch on, and notes what they got."""
         batch, scheduler = self.batch, self.scheduler
         if batch is None:
             return
         self.batch = None
-        patches = patch_pairs = 0
-        if batch.images:
-            patches = sum(image.patches for _, image in batch.images)
-            patch_pairs = sum(image.patches * image.patches for _, image in batch.images)
         prefilled, finished = scheduler.complete(batch, iterations)
-        kv_used = scheduler.kv.blocks - self._free
-        drawn = scheduler.decodes.drawn if batch.decodes else 0
-        self.log += _pack_row(
-            self.start,
-            self.first,
-            self.growth,
+        self.journal.ran(
+            batch,
             iterations,
-            batch.prefill_tokens,
-            batch.prefill_pairs,
-            batch.prefill_kv,
-            batch.sampled,
-            batch.decodes,
-            batch.decode_kv,
-            batch.padding,
-            len(batch.images),
-            patches,
-            patch_pairs,
-            kv_used,
-            kv_used + drawn,
-            self._queued,
-            len(batch.chunks),
+            start=self.start,
+            first=self.first,
+            growth=self.growth,
+            now=now,
+            prefilled=prefilled,
+            finished=finished,
         )
-        for request in prefilled:
-            self._note_prefilled(request, now)
         for request in finished:
-            if request.joined_step >= 0:
-                self.recorder.close_span(request, self.number, scheduler.decodes.step)
-            self.recorder.close(request, now)
             self.driver.ended(request, now)
-        if batch.encoded:
-            self._note_encoded(batch, now)
         if scheduler.leaving:
             self.driver.serve(self, now)
-
-    def abort(self, request: Request, status: Status, now: float) -> None:
-        """Drops a request that is here; no batch may be running."""
-        decoding = request in self.scheduler.decodes.members
-        self.scheduler.abort(request, status)
-        if decoding:
-            self.recorder.close_span(request, self.number, self.scheduler.decodes.step)
-        self.recorder.close(request, now)
-
-    def _note_prefilled(self, request: Request, now: float) -> None:
-        recorder, index = self.recorder, request.id
-        recorder.token_time[index] = now
-        if request.generated_tokens == 1:
-            recorder.first_token[index] = now
-            if request.joined_step >= 0:
-                recorder.decode_ready[index] = now
-                recorder.decode_instance[index] = self.instance
-
-    def _note_preempted(self) -> None:
-        for request in self.scheduler.preempted:
-            if request.joined_step >= 0:
-                self.recorder.close_span(request, self.number, self.scheduler.decodes.step)
-
-    def _note_encoding(self, batch: Batch, now: float) -> None:
-        recorder = self.recorder
-        for request in [*(request for request, _ in batch.images), *batch.encoded]:
-            if not recorder.encode_start[request.id] >= 0:
-                recorder.encode_start[request.id] = now
-                recorder.encode_instance[request.id] = self.instance
-
-    def _note_encoded(self, batch: Batch, now: float) -> None:
-        recorder = self.recorder
-        for request in batch.encoded:
-            if isnan(recorder.encode_end[request.id]):  # a second time is after a preemption
-                recorder.encode_end[request.id] = now
-                if self.scheduler.prefills_here:
-                    recorder.prefill_ready[request.id] = now
 
 
 class PipelineLane(Lane):

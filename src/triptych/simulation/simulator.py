@@ -12,9 +12,9 @@ from typing import Any
 
 from triptych.policy import EmbeddingCache, Phase, Request, Router, Status
 from triptych.policy.request import DECODE, ENCODE, PREFILL, TRANSFERRING
+from triptych.record.recorder import Recorder
 from triptych.simulation.lane import Lane
 from triptych.simulation.network import Network
-from triptych.simulation.recorder import Recorder
 from triptych.simulation.runner import Event
 from triptych.simulation.traffic import Traffic
 
@@ -129,11 +129,7 @@ class Simulator:
     def close(self) -> None:
         """Notes the state of what has not ended, for a run that was cut short."""
         for request, lane in self._place.items():
-            decodes = lane.scheduler.decodes
-            if request in decodes.members:
-                decodes.leave(request)
-                self.recorder.close_span(request, lane.number, decodes.step)
-            self.recorder.close(request, nan)
+            lane.journal.cut_short(request, nan)
 
     # A request's way ---------------------------------------------------------------------------------
 
@@ -300,7 +296,7 @@ class Simulator:
         if lane.runner.iterations > 0:
             lane.runner.gone.append((request, status))
         else:
-            lane.abort(request, status, now)
+            lane.journal.abort(request, status, now)
             self.ended(request, now)
         lane.runner.poke(now)
 

@@ -10,8 +10,7 @@ import numpy as np
 from triptych.policy import Request, Status
 from triptych.record.columns import SPAN_COLUMNS, TRANSFER_COLUMNS, packed_row, packer
 
-STATUSES = tuple(Status)
-_CODES = {status: code for code, status in enumerate(STATUSES)}
+_CODES = {status: code for code, status in enumerate(Status)}
 
 SPAN_ROW = packed_row(SPAN_COLUMNS)
 TRANSFER_ROW = packed_row(TRANSFER_COLUMNS)
@@ -20,7 +19,11 @@ _pack_transfer = packer(TRANSFER_ROW)
 
 
 class Recorder:
-    """One cell a request and column; the cells of a request are indexed by its id."""
+    """One cell a request and column; the cells of a request are indexed by its id.
+
+    Args:
+        requests: how many there will be.
+    """
 
     def __init__(self, requests: int) -> None:
         def times() -> array[float]:
