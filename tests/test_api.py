@@ -13,8 +13,8 @@ import yaml
 
 import triptych
 from triptych import Deployment, Run, SpecError, WorkloadSpec
+from triptych.plan import plan_pools
 from triptych.record.run import STATUSES
-from triptych.simulation.build import plan_pools
 
 TRACES = Path(__file__).parents[1].parent / "shared/data/traces"
 

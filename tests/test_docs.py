@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 
 from triptych import catalog
 from triptych.cli import app
+from triptych.plan import plan_pools
 from triptych.policy import ROUTERS, SCHEDULERS
 from triptych.record import columns
 from triptych.record.summary import Cost, Summary, Throughput, Usage
-from triptych.simulation.build import plan_pools
 from triptych.spec import deployment, device, lengths, slo, workload
 from triptych.spec.base import Spec
 from triptych.spec.deployment import Deployment

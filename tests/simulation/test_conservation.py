@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from triptych import catalog
+from triptych import catalog, plan
 from triptych.policy import KVCache, Request, Scheduler
 from triptych.policy.router.least_requests import LeastRequestsRouter
 from triptych.policy.router.least_tokens import LeastTokensRouter
@@ -87,7 +87,7 @@ class Outcome:
             return simulators[0]
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(build, "KVCache", Ledger)
+            patch.setattr(plan, "KVCache", Ledger)
             patch.setattr(api, "build", keeping)
             self.run: Run = world.simulate()
         self.simulator = simulators[0]

@@ -22,15 +22,20 @@ class Recorder:
     """One cell a request and column; the cells of a request are indexed by its id.
 
     Args:
-        requests: how many there will be.
+        requests: how many there will be, as far as that is known; `open` adds further ones.
     """
 
     def __init__(self, requests: int) -> None:
+        self._times: list[array[float]] = []
+        self._counts: list[tuple[array[int], int]] = []
+
         def times() -> array[float]:
-            return array("d", [nan]) * requests
+            self._times.append(array("d", [nan]) * requests)
+            return self._times[-1]
 
         def counts(initial: int = 0, code: str = "q") -> array[int]:
-            return array(code, [initial]) * requests
+            self._counts.append((array(code, [initial]) * requests, initial))
+            return self._counts[-1][0]
 
         self.arrival = times()
         self.prompt_tokens = counts()
@@ -57,6 +62,26 @@ class Recorder:
         """Rows of `SPAN_ROW`."""
         self.transfers = bytearray()
         """Rows of `TRANSFER_ROW`."""
+
+    def open(self) -> int:
+        """Adds a request to those that were foreseen; returns its id."""
+        for times in self._times:
+            times.append(nan)
+        for counts, initial in self._counts:
+            counts.append(initial)
+        self.transfer_seconds.append(0.0)
+        return len(self.arrival) - 1
+
+    def arrived(self, request: Request, now: float) -> None:
+        """Notes that a request has come, and what it brings."""
+        index = request.id
+        self.arrival[index] = now
+        self.prompt_tokens[index] = request.prompt_tokens
+        if request.images:
+            self.images[index] = len(request.images)
+            self.image_tokens[index] = request.image_tokens
+        else:
+            self.prefill_ready[index] = now
 
     def close_span(self, request: Request, lane: int, leave: int) -> None:
         """Notes that a request took part in a lane's decode steps from its join up to `leave`."""

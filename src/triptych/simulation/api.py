@@ -8,22 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
-from triptych.record import LaneLog, Run, Spans, Transfers
-from triptych.record.columns import BATCH_ROW
-from triptych.record.recorder import SPAN_ROW, TRANSFER_ROW
-from triptych.simulation.build import PoolPlan, build, plan_pools
+from triptych.plan import PoolPlan, plan_pools
+from triptych.record import Run
+from triptych.record.assemble import lane_log, request_columns, spans, transfers
+from triptych.simulation.build import build
 from triptych.simulation.simulator import Progress, Simulator
 from triptych.spec.base import SpecError
 from triptych.spec.deployment import Deployment
 from triptych.spec.workload import WorkloadSpec
 from triptych.version import __version__
 from triptych.workload import Requests, generate
-
-_REQUEST_COLUMNS = (
-    *("status", "arrival", "prompt_tokens", "generated_tokens", "images", "image_tokens", "cached_tokens"),
-    *("preemptions", "encode_instance", "prefill_instance", "decode_instance", "encode_start", "encode_end"),
-    *("prefill_ready", "prefill_start", "first_token", "decode_ready", "end", "transfer_seconds"),
-)
 
 
 def simulate(
@@ -102,24 +96,20 @@ def _record(
     """The run record of a simulator that has run."""
     simulator.close()
     recorder = simulator.recorder
-    columns = {name: recorder.column(name) for name in _REQUEST_COLUMNS}
-    columns["id"] = np.arange(len(requests))
-    columns["output_tokens"] = requests.output_tokens
+    columns = request_columns(recorder, requests.output_tokens)
     ends = columns["end"][~np.isnan(columns["end"])]
     done = len(ends) == len(requests)
     by_pool = {plan.name: plan for plan in plans}
-    lanes = []
-    for instance in simulator.instances:
-        for number, lane in enumerate(instance.lanes):
-            rows = np.frombuffer(lane.journal.rows, BATCH_ROW)
-            log = {name: rows[name] for name in BATCH_ROW.names or ()}
-            log["flops"], log["bytes"] = by_pool[instance.pool].cost.work(log)
-            lanes.append(LaneLog(instance.number, number, log))
+    lanes = [
+        lane_log(lane.journal, number, by_pool[instance.pool].cost)
+        for instance in simulator.instances
+        for number, lane in enumerate(instance.lanes)
+    ]
     return Run(
         requests=columns,
         lanes=lanes,
-        spans=Spans(_columns(recorder.spans, SPAN_ROW, sort="request")),
-        transfers=Transfers(_columns(recorder.transfers, TRANSFER_ROW)),
+        spans=spans(recorder),
+        transfers=transfers(recorder),
         instances=[by_pool[place.pool].describe(place.number) for place in simulator.instances],
         horizon=float(ends.max()) if done and len(ends) else simulator.now,
         deployment_yaml=deployment.to_yaml(),
@@ -129,11 +119,3 @@ def _record(
         interrupted=simulator.interrupted,
         meta={"version": __version__, "wall_seconds": wall_seconds, "seed": workload.seed},
     )
-
-
-def _columns(rows: bytearray, row: np.dtype[np.void], sort: str | None = None) -> dict[str, np.ndarray]:
-    """Packed rows as columns, sorted by one of them (stably) if asked for."""
-    table = np.frombuffer(rows, row)
-    if sort is not None:
-        table = table[np.argsort(table[sort], kind="stable")]
-    return {name: np.ascontiguousarray(table[name]) for name in row.names or ()}

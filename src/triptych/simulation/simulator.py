@@ -139,14 +139,9 @@ class Simulator:
         self._next = index + 1
         request = self.traffic.request(index)
         recorder = self.recorder
-        recorder.arrival[index] = now
-        recorder.prompt_tokens[index] = request.prompt_tokens
+        recorder.arrived(request, now)
         if request.images:
             request.phase = ENCODE
-            recorder.images[index] = len(request.images)
-            recorder.image_tokens[index] = request.image_tokens
-        else:
-            recorder.prefill_ready[index] = now
         if not self._servable(request):
             request.status = Status.REJECTED
             recorder.close(request, now)

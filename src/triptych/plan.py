@@ -1,0 +1,149 @@
+"""What a deployment comes to: each pool with the model, device and memory that its names stand for.
+
+The simulator and the engine both start here, so that what is predicted and what is served have the same
+schedulers with the same memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from triptych import catalog
+from triptych.cost import IterationCost, MemoryPlan, embedding_transfer_bytes, peak_flops, plan_memory
+from triptych.policy import SCHEDULERS, EmbeddingCache, KVCache, Phase, Scheduler
+from triptych.policy.request import DECODE, ENCODE, PREFILL
+from triptych.record import InstanceInfo
+from triptych.spec.base import SpecError
+from triptych.spec.deployment import Deployment, Pool
+from triptych.spec.device import Device, Node
+from triptych.spec.model import Model
+
+_PHASES = {"encode": ENCODE, "prefill": PREFILL, "decode": DECODE}
+EMBEDDING_BLOCK = 16
+"""Tokens in one block of image embeddings."""
+
+
+@dataclass(frozen=True)
+class PoolPlan:
+    """A pool with all that its names stand for."""
+
+    name: str
+    pool: Pool
+    model: Model
+    device: Device
+    node: Node | None
+    memory: MemoryPlan
+    cost: IterationCost
+
+    @property
+    def phases(self) -> list[Phase]:
+        """What its instances run."""
+        return [_PHASES[name] for name in self.pool.phases]
+
+    @property
+    def lanes(self) -> int:
+        """Schedulers of one instance: data ranks, or pipeline stages."""
+        return self.pool.parallel.pipeline * self.pool.parallel.data
+
+    def scheduler(self) -> Scheduler:
+        """A scheduler with memory of its own."""
+        knobs, pool = self.pool.scheduler, self.pool
+        kv = KVCache(self.memory.kv_blocks, pool.block_size, prefix_cache=pool.prefix_cache)
+        return SCHEDULERS[knobs.policy](
+            kv,
+            self._embeddings(),
+            phases=self.phases,
+            max_batch=knobs.max_batch,
+            max_tokens=knobs.max_tokens,
+            max_patches=knobs.max_patches,
+            watermark=knobs.watermark,
+        )
+
+    def _embeddings(self) -> EmbeddingCache | None:
+        if self.memory.embedding_bytes == 0:
+            return None
+        block_bytes = embedding_transfer_bytes(self.model, self.pool, EMBEDDING_BLOCK)
+        return EmbeddingCache(int(self.memory.embedding_bytes // block_bytes), EMBEDDING_BLOCK)
+
+    def describe(self, number: int) -> InstanceInfo:
+        """What the run record says of an instance of this pool."""
+        device, pool = self.device, self.pool
+        devices = pool.parallel.devices
+        price = device.dollars_per_hour if pool.dollars_per_hour is None else pool.dollars_per_hour
+        return InstanceInfo(
+            id=number,
+            pool=self.name,
+            phases=pool.phases,
+            device=device.name,
+            devices=devices,
+            lanes=self.lanes,
+            kv_blocks=self.memory.kv_blocks,
+            block_size=pool.block_size,
+            peak_flops=peak_flops(device, pool.precision.compute) * devices,
+            bandwidth=device.bandwidth * devices,
+            memory_bytes=device.memory * devices,
+            weights_bytes=self.memory.weights_bytes * devices,
+            idle_watts=device.idle_watts * devices,
+            peak_watts=device.peak_watts * devices,
+            dollars_per_hour=price * devices,
+            kv_block_bytes=self.memory.kv_bytes_per_block * pool.parallel.tensor * pool.parallel.pipeline,
+        )
+
+
+def plan_pools(deployment: Deployment, file: str | Path | None = None) -> list[PoolPlan]:
+    """Looks up what a deployment names and checks that every pool can run its phases of the model.
+
+    Raises:
+        SpecError: a name is unknown, the parallelism is not legal, or the model does not fit.
+    """
+    model = catalog.model(deployment.model, field="model", file=file)
+    plans = []
+    for name, pool in deployment.pools.items():
+        field = f"pools.{name}"
+        if pool.phases == ("encode",) and model.vision is None:
+            problem = f"{model.name} has no vision tower to encode with; remove the pool"
+            raise SpecError(field, problem, file=file)
+        device = catalog.device(pool.device, field=f"{field}.device", file=file)
+        node = None if pool.node is None else catalog.node(pool.node, field=f"{field}.node", file=file)
+        _check_budget(pool, field, file)
+        memory = plan_memory(model, device, pool, field=field, file=file)
+        cost = IterationCost(model, device, node, pool, field=field, file=file)
+        plans.append(PoolPlan(name, pool, model, device, node, memory, cost))
+    _check_prefix_caches(deployment, file)
+    _check_kv_precision(deployment, file)
+    return plans
+
+
+def _check_budget(pool: Pool, field: str, file: str | Path | None) -> None:
+    """Decodes alone must fit the token budget of the policies that count them in it."""
+    knobs = pool.scheduler
+    budget = knobs.max_tokens or SCHEDULERS[knobs.policy].default_tokens
+    if knobs.policy in ("sarathi", "unified") and budget < knobs.max_batch:
+        problem = (
+            f"{budget} is less than max_batch {knobs.max_batch}, one token each; raise it to that at least"
+        )
+        raise SpecError(f"{field}.scheduler.max_tokens", problem, file=file)
+
+
+def _check_prefix_caches(deployment: Deployment, file: str | Path | None) -> None:
+    sizes: dict[int, str] = {}
+    for name, pool in deployment.pools.items():
+        if pool.prefix_cache:
+            sizes.setdefault(pool.block_size, name)
+    if len(sizes) > 1:
+        one, other = list(sizes.values())[:2]
+        problem = f"pools {one} and {other} have prefix caches of different block_size; give them the same"
+        raise SpecError("pools", problem, file=file)
+
+
+def _check_kv_precision(deployment: Deployment, file: str | Path | None) -> None:
+    """KV goes from pool to pool as it is: nothing on the way would convert it."""
+    formats: dict[str, str] = {}
+    for name, pool in deployment.pools.items():
+        if pool.phases != ("encode",):
+            formats.setdefault(pool.precision.kv, name)
+    if len(formats) > 1:
+        (one, first), (other, second) = list(formats.items())[:2]
+        problem = f"pools {first} and {second} keep KV in {one} and {other}; give them the same precision.kv"
+        raise SpecError("pools", problem, file=file)
