@@ -52,7 +52,7 @@ class Lane(Runner):
     def __init__(
         self, driver: Driver, scheduler: Scheduler, cost: Cost, *, instance: int, number: int
     ) -> None:
-        super().__init__(driver)
+        super().__init__(driver, number)
         self.driver = driver
         self.journal = Journal(driver.recorder, scheduler, instance=instance, number=number)
         self.scheduler = scheduler
@@ -150,7 +150,7 @@ class Lockstep(Runner):
     __slots__ = ("cost", "lanes")
 
     def __init__(self, driver: Driver, lanes: list[Lane], cost: Cost) -> None:
-        super().__init__(driver)
+        super().__init__(driver, lanes[0].number)
         self.lanes = lanes
         self.cost = cost
         for lane in lanes:

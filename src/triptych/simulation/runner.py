@@ -13,6 +13,9 @@ from triptych.policy import Request, Status
 Event = tuple[float, int, Callable[[float, Any], None], Any]
 """(time, order, action, argument): `action(time, argument)` is called then."""
 
+_EVENTS = 1 << 40
+"""More than there will be."""
+
 
 class Clock(Protocol):
     """What a runner needs of the simulator around it."""
@@ -22,7 +25,8 @@ class Clock(Protocol):
     events: list[Event]
     """Heap of what is to happen."""
     order: Iterator[int]
-    """Numbers events, so that equal times keep the order in which they were foreseen."""
+    """Numbers events, so that equal times keep the order in which they were foreseen; ends of runs come last,
+    in the order of their runners: they are not foreseen in the same order if runs are leapt over."""
 
     def drop(self, request: Request, status: Status, now: float) -> None:
         """Ends a request whose client has given up."""
@@ -33,15 +37,17 @@ class Runner(ABC):
 
     Args:
         clock: the simulator.
+        number: of the runner among all.
     """
 
     __slots__ = (
-        *("_action", "_clock", "_events", "_order", "_poked", "end", "first", "gone", "growth"),
-        *("iterations", "start"),
+        *("_action", "_clock", "_events", "_order", "_poked", "_rank", "end", "first", "gone"),
+        *("growth", "iterations", "start"),
     )
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, number: int) -> None:
         self._clock = clock
+        self._rank = (number + 1) * _EVENTS
         self.gone: list[tuple[Request, Status]] = []
         """Given up by their clients while the batch is running; they end when it does."""
         self.iterations = 0
@@ -96,7 +102,7 @@ class Runner(ABC):
         else:
             further = self.growth * (iterations * (iterations - 1) // 2)
             self.end = end = self.start + iterations * self.first + further
-        event: Event = (end, next(self._order), self._action, None)
+        event: Event = (end, self._rank + next(self._order), self._action, None)
         heappush(self._events, event)
 
     def _on_end(self, now: float, _: None) -> None:
