@@ -5,6 +5,6 @@ read when it is first asked for, and kept.
 """
 
 from triptych.catalog.hardware import device, device_names, node, node_names
-from triptych.catalog.models import model, model_names
+from triptych.catalog.models import RANDOM, config, model, model_names
 
-__all__ = ["device", "device_names", "model", "model_names", "node", "node_names"]
+__all__ = ["RANDOM", "config", "device", "device_names", "model", "model_names", "node", "node_names"]

@@ -11,6 +11,9 @@ from triptych.catalog.lookup import DATA, find
 from triptych.spec.hf_config import model_from_config, model_from_path, read_json
 from triptych.spec.model import Model
 
+RANDOM = "random:"
+"""Before a name: the model is served with random weights. Its shape is the same."""
+
 
 def model(name: str, file: str | Path | None = None, *, field: str = "model") -> Model:
     """A model of the catalogue, or of a `config.json` or the folder that holds one.
@@ -20,15 +23,32 @@ def model(name: str, file: str | Path | None = None, *, field: str = "model") ->
     they may differ from the listed model in `max_context` alone.
 
     Args:
-        name: a catalogue name, or a path from the working directory.
+        name: a catalogue name, or a path from the working directory; after `random:` as without.
         file: the file in which the name was written, for errors.
         field: where in it, for errors.
 
     Raises:
         SpecError: no such model or file, or a file that cannot be read.
     """
-    found = find(name, _entries(), kind="model", field=field, file=file)
+    found = find(name.removeprefix(RANDOM), _entries(), kind="model", field=field, file=file)
     return model_from_path(found) if isinstance(found, Path) else _model(found)
+
+
+def config(name: str, *, field: str = "model", file: str | Path | None = None) -> Mapping[str, Any]:
+    """The fields of the `config.json` that a name stands for.
+
+    Args:
+        name: a catalogue name, a `config.json`, or the folder that holds one.
+        field: where the name was written, for errors.
+        file: likewise.
+
+    Raises:
+        SpecError: there is none, or it cannot be read.
+    """
+    found = find(name, _entries(), kind="model", field=field, file=file)
+    if isinstance(found, Path):
+        return read_json(found / "config.json" if found.is_dir() else found)
+    return read_json(DATA / "models" / f"{found}.json")
 
 
 def model_names() -> tuple[str, ...]:

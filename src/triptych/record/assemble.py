@@ -42,11 +42,14 @@ def request_columns(
     return columns
 
 
-def lane_log(journal: Journal, number: int, cost: Work) -> LaneLog:
+def lane_log(
+    journal: Journal, number: int, cost: Work, cpu_seconds: Sequence[float] | None = None
+) -> LaneLog:
     """The batches of a lane, the `number`-th of its instance, with the work in them."""
     rows = np.frombuffer(journal.rows, BATCH_ROW)
     log = {name: rows[name] for name in BATCH_ROW.names or ()}
     log["flops"], log["bytes"] = cost.work(log)
+    log["cpu_seconds"] = np.full(len(rows), np.nan) if cpu_seconds is None else np.array(cpu_seconds)
     return LaneLog(journal.instance, number, log)
 
 

@@ -81,7 +81,11 @@ BATCH_COLUMNS: dict[str, tuple[str, str]] = {
 
 WORK_COLUMNS: dict[str, tuple[str, str]] = {
     "flops": ("float64", "FLOP of all iterations of the row, on all devices of the instance"),
-    "bytes": ("float64", "bytes of device memory read and written by them"),
+    "bytes": (
+        "float64",
+        "bytes that all its devices must at least read for them: weights, and KV that attention reads",
+    ),
+    "cpu_seconds": ("float64", "CPU time of all threads of the process that ran it; NaN: predicted"),
 }
 
 SPAN_COLUMNS: dict[str, tuple[str, str]] = {
@@ -114,7 +118,7 @@ UNITS: dict[str, str] = {
     **dict.fromkeys(("prompt_tokens", "output_tokens", "generated_tokens", "image_tokens"), "tokens"),
     **dict.fromkeys(("cached_tokens", "prefill_tokens", "prefill_kv", "decode_kv"), "tokens"),
     **dict.fromkeys(("prefill_pairs", "patch_pairs"), "pairs"),
-    "token_time": "s",
+    **dict.fromkeys(("token_time", "cpu_seconds"), "s"),
     "flops": "FLOP",
     "bytes": "bytes",
     "kv_blocks": "blocks",

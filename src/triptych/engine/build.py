@@ -1,0 +1,145 @@
+"""From a deployment to an engine: the plan that the simulator follows, on a real model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+
+from triptych.engine.core import Engine
+from triptych.engine.loader import load
+from triptych.engine.log import Log
+from triptych.engine.packed import pack
+from triptych.engine.runner import Runner
+from triptych.plan import PoolPlan, plan_pools
+from triptych.record import Run, write_run
+from triptych.record.assemble import lane_log, request_columns, spans, transfers
+from triptych.spec.base import SpecError
+from triptych.spec.deployment import Deployment, Pool
+from triptych.version import __version__
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass
+class Instance:
+    """An engine, and what it takes to write down what it did."""
+
+    engine: Engine
+    plan: PoolPlan
+    deployment: Deployment
+    record: Path | None
+    """Folder for the run record."""
+
+    def run(self) -> Run:
+        """The record so far; those who are still under way are cut short.
+
+        Raises:
+            ValueError: none is kept.
+        """
+        log = self.engine.log
+        if not isinstance(log, Log):
+            raise ValueError("no record is kept: build the engine with record=True")
+        now = self.engine.clock.now()
+        log.cut_short()
+        recorder = log.recorder
+        return Run(
+            requests=request_columns(recorder, np.array(log.output_tokens, dtype=np.int64)),
+            lanes=[lane_log(log.journal, 0, self.plan.cost, cpu_seconds=log.cpu_seconds)],
+            spans=spans(recorder),
+            transfers=transfers(recorder),
+            instances=[self.plan.describe(0)],
+            horizon=now,
+            deployment_yaml=self.deployment.to_yaml(),
+            producer="serve",
+            meta={"version": __version__, "wall_seconds": now, "torch": torch.__version__},
+        )
+
+    def write_record(self) -> None:
+        """Writes the run folder, if one was asked for."""
+        if self.record is not None:
+            write_run(self.run(), self.record)
+
+
+def build(
+    deployment: Deployment, file: str | Path | None = None, *, record: Path | None = None, seed: int = 0
+) -> Instance:
+    """Loads the model of a deployment and sets its one instance up.
+
+    Args:
+        deployment: a single pool that runs all phases of the model in one instance on one device.
+        file: where it was declared, for errors.
+        record: folder for a run record; None: none is kept.
+        seed: of the weights of a `random:` model.
+
+    Raises:
+        SpecError: the deployment is wrong, or asks for what one process cannot serve.
+    """
+    name, pool = _only_pool(deployment, file)
+    plan = plan_pools(deployment, file)[0]
+    device, dtype = _device(pool, plan, name, file)
+    model = load(deployment.model, dtype=dtype, device=device, seed=seed, file=file)
+    products = pack(model.model) if device == "cpu" else None
+    _check_memory(plan, device, f"pools.{name}", file)
+    scheduler = plan.scheduler()
+    kv = scheduler.kv
+    runner = Runner(model, blocks=kv.blocks, block_size=kv.block_size, products=products)
+    runner.warm_up()
+    engine = Engine(runner, scheduler, log=None if record is None else Log(scheduler))
+    return Instance(engine, plan, deployment, record)
+
+
+def _only_pool(deployment: Deployment, file: str | Path | None) -> tuple[str, Pool]:
+    """The pool, if the deployment is one that a single process can serve."""
+    if len(deployment.pools) > 1:
+        problem = f"{len(deployment.pools)} pools cannot be served yet; declare one pool that runs all phases"
+        raise SpecError("pools", problem, file=file)
+    ((name, pool),) = deployment.pools.items()
+    if pool.instances > 1:
+        problem = f"{pool.instances} instances cannot be served yet; use instances: 1"
+        raise SpecError(f"pools.{name}.instances", problem, file=file)
+    if pool.parallel.devices > 1:
+        problem = f"{pool.parallel.devices} devices cannot be served yet; leave parallel out"
+        raise SpecError(f"pools.{name}.parallel", problem, file=file)
+    return name, pool
+
+
+def _device(pool: Pool, plan: PoolPlan, name: str, file: str | Path | None) -> tuple[str, torch.dtype]:
+    """The device as torch names it, and the number format of weights, activations and KV."""
+    formats = pool.precision
+    field = f"pools.{name}.precision"
+    if not formats.weights == formats.kv == formats.compute:
+        problem = "weights, kv and compute differ, which cannot be served yet; give them the same format"
+        raise SpecError(field, problem, file=file)
+    dtype = _DTYPES.get(formats.weights)
+    if dtype is None:
+        problem = f"{formats.weights} cannot be served yet; use one of {', '.join(_DTYPES)}"
+        raise SpecError(field, problem, file=file)
+    if plan.device.name.upper().startswith("CPU"):
+        return "cpu", dtype
+    if not torch.cuda.is_available():
+        problem = f"{plan.device.name} is not here: torch finds no CUDA device; serve with device: CPU"
+        raise SpecError(f"pools.{name}.device", problem, file=file)
+    return "cuda", dtype
+
+
+def _check_memory(plan: PoolPlan, device: str, field: str, file: str | Path | None) -> None:
+    """KV fills up as requests come: better one line now than to be killed for memory under load."""
+    wanted = plan.memory.kv_blocks * plan.memory.kv_bytes_per_block + plan.memory.embedding_bytes
+    free = _free_bytes(device)
+    if wanted > free:
+        problem = (
+            f"KV and image embeddings take {wanted / 1e9:.1f} GB and {free / 1e9:.1f} GB are free here; "
+            "set kv_blocks, embedding_cache or a smaller memory_fraction"
+        )
+        raise SpecError(field, problem, file=file)
+
+
+def _free_bytes(device: str) -> int:
+    """Memory that is left beside the weights."""
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[0]
+    return psutil.virtual_memory().available

@@ -1,0 +1,320 @@
+"""The engine: asks the scheduler for a batch, runs it on torch, and moves the requests on.
+
+Its driver goes round and round:
+
+    outputs = engine.turn(messages)     # ends the batch that was computed, begins the next
+    ...send the outputs...
+    engine.compute()                    # runs the model; nothing to do while `busy` is false
+
+What comes while a batch is computed is seen when it ends, aborts after the batch has been completed. A batch
+lasts from one turn to the next, so that all of the time is some batch's. These are the simulator's rules:
+given the same arrivals and the times measured here, it forms the same batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from time import process_time
+
+import torch
+
+from triptych.engine.clock import TICK, Clock
+from triptych.engine.log import Log, Unrecorded
+from triptych.engine.messages import Abort, Failed, Finish, ImageInput, Load, Submit, TokenLogprob, Tokens
+from triptych.engine.pages import Pages
+from triptych.engine.runner import Runner, Work
+from triptych.engine.sampler import Row, sample
+from triptych.engine.sequence import Sequence, block_hashes, image_spans, policy_images
+from triptych.policy import Batch, Request, Scheduler, Status
+from triptych.policy.request import ENCODE, PREFILL
+
+_STATUS = {"aborted": Status.ABORTED, "timed_out": Status.TIMED_OUT, "finished": Status.FINISHED}
+
+
+class Engine:
+    """One instance: a scheduler, a model with its KV pool, and the requests in them.
+
+    Args:
+        runner: the model; its KV pool has the scheduler's blocks.
+        scheduler: forms the batches.
+        log: keeps the run record; None: nothing is kept of what has ended.
+        clock: times begin with it.
+    """
+
+    def __init__(
+        self, runner: Runner, scheduler: Scheduler, *, log: Log | None = None, clock: Clock | None = None
+    ) -> None:
+        self.runner = runner
+        self.scheduler = scheduler
+        self.clock = clock or Clock()
+        self.log: Log | Unrecorded = log or Unrecorded(scheduler)
+        self.max_context = min(scheduler.max_context, runner.model.max_context)
+        """Tokens of prompt and output that a request can have."""
+        self._pages = Pages(scheduler.kv)
+        if scheduler.embeddings is not None:
+            scheduler.embeddings.evicted = []
+        self._sequences: dict[Request, Sequence] = {}
+        self._requests: dict[str, Request] = {}
+        self._batch: Batch | None = None
+        self._work: list[Work] = []
+        self._begun = 0.0
+        """When the present batch was begun; of the last one, if there is none."""
+        self._begun_cpu = 0.0
+        self._sampled: list[tuple[Sequence, int, TokenLogprob | None]] = []
+        """What the present batch gave."""
+        self._preemptions = self._iterations = self._prompt_tokens = self._generated_tokens = 0
+        self._seconds = [0.0, 0.0, 0.0]
+        """Of iterations that encode, that prefill and do not encode, and that only decode."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is a batch to compute, or one that was computed and is to be ended."""
+        return self._batch is not None
+
+    def turn(self, messages: Iterable[Submit | Abort] = ()) -> list[Tokens | Failed]:
+        """Takes in what has come, ends the computed batch and begins the next.
+
+        Returns:
+            New tokens, and requests that cannot be served.
+        """
+        now = self.clock.now()
+        if self._batch is not None:
+            now = max(now, self._begun + 2 * TICK)  # room for what came in the meantime
+        outputs: list[Tokens | Failed] = []
+        submits, aborts = _sort(messages)
+        for submit in submits:
+            failed = self._add(submit, now)
+            if failed is not None:
+                outputs.append(failed)
+        if self._batch is not None:
+            outputs += self._end(self._batch, now)
+        for abort in aborts:
+            request = self._requests.get(abort.id)
+            if request is not None:
+                self._abort(request, _STATUS[abort.status], now)
+        self._begin(now)
+        return outputs
+
+    def compute(self) -> None:
+        """Runs the model on the batch that `turn` has begun."""
+        batch = self._batch
+        if batch is None:
+            return
+        if batch.images:
+            images = [self._image(request, image.content) for request, image in batch.images]
+            self.runner.encode(images)
+        if not self._work:
+            return
+        logits = self.runner.logits(self._work)
+        sampled = [work.sequence for work in self._work if work.sampled]
+        if not sampled:
+            return
+        tokens, logprobs = sample(logits, [_row(sequence) for sequence in sampled])
+        self._sampled = list(zip(sampled, tokens, logprobs, strict=True))
+        for sequence, token, _ in self._sampled:
+            sequence.tokens.append(token)
+
+    def load(self) -> Load:
+        """How busy the engine is."""
+        scheduler = self.scheduler
+        return Load(
+            waiting=scheduler.queued,
+            running=scheduler.seats,
+            kv_used=scheduler.kv.used,
+            kv_blocks=scheduler.kv.blocks,
+            preemptions=self._preemptions,
+            iterations=self._iterations,
+            prompt_tokens=self._prompt_tokens,
+            generated_tokens=self._generated_tokens,
+            encode_seconds=self._seconds[0],
+            prefill_seconds=self._seconds[1],
+            decode_seconds=self._seconds[2],
+        )
+
+    # A request's way ---------------------------------------------------------------------------------
+
+    def _add(self, submit: Submit, now: float) -> Failed | None:
+        """Queues a request, or says why it cannot be served."""
+        arrival = self._arrival(submit, now)
+        try:
+            sequence = self._sequence(submit)
+        except ValueError as error:
+            return Failed(submit.id, str(error), invalid=True)
+        request = sequence.request
+        request.id = self.log.arrived(request, arrival)
+        refusal = self._refusal(submit, request)
+        if refusal is not None:
+            request.status = Status.REJECTED
+            self.log.refused(request, arrival)
+            return Failed(submit.id, refusal, invalid=True)
+        if submit.images:
+            sequence.positions, sequence.shift = self.runner.positions(sequence)
+        self._requests[submit.id] = request
+        self._sequences[request] = sequence
+        self.scheduler.add(request)
+        return None
+
+    def _arrival(self, submit: Submit, now: float) -> float:
+        """When the request came: within the batch at whose end it is seen, or now if there is none."""
+        if self._batch is None:
+            return now
+        sent = self.clock.at(submit.sent) if submit.sent else now
+        return min(max(sent, self._begun + TICK), now - TICK)
+
+    def _sequence(self, submit: Submit) -> Sequence:
+        """The request as the engine sees it.
+
+        Raises:
+            ValueError: it makes no sense.
+        """
+        if not submit.tokens:
+            raise ValueError("the prompt is empty")
+        if submit.sampling.max_tokens < 1:
+            raise ValueError("max_tokens is less than 1")
+        vocabulary = self.runner.model.vocab_size
+        if not 0 <= min(submit.tokens) <= max(submit.tokens) < vocabulary:
+            raise ValueError(f"a token of the prompt is outside the model's vocabulary of {vocabulary}")
+        spans = image_spans(submit.tokens, submit.images, self.runner.model.image_token_id)
+        hashes: tuple[int, ...] = ()
+        if self.scheduler.kv.prefix_cache:
+            hashes = block_hashes(submit.tokens, submit.images, spans, self.scheduler.kv.block_size)
+        request = Request(
+            0,
+            len(submit.tokens),
+            submit.sampling.max_tokens,
+            policy_images(submit.images),
+            hashes,
+            phase=ENCODE if submit.images else PREFILL,
+        )
+        seed = submit.sampling.seed
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        return Sequence(
+            submit.id,
+            request,
+            list(submit.tokens),
+            submit.sampling,
+            submit.images,
+            spans,
+            generator=generator,
+        )
+
+    def _refusal(self, submit: Submit, request: Request) -> str | None:
+        """Why the request can never be served here; None if it can."""
+        if submit.id in self._requests:
+            return f"a request with id {submit.id} is under way"
+        if request.longest_context > self.max_context:
+            return (
+                f"{request.prompt_tokens} prompt tokens and {request.output_tokens} output tokens "
+                f"do not fit a context of {self.max_context}"
+            )
+        if request.images:
+            embeddings = self.scheduler.embeddings
+            if embeddings is None:
+                return "the model takes no images"
+            if not embeddings.fits(request):
+                return f"{request.image_tokens} image tokens do not fit the embedding cache"
+        return None
+
+    def _begin(self, now: float) -> None:
+        """Forms the next batch, and gives its requests their places."""
+        scheduler = self.scheduler
+        self.log.asked()
+        self._batch = batch = scheduler.schedule()
+        self.log.formed(batch, now)
+        self._begun, self._begun_cpu = now, process_time()
+        self._work = []
+        self._sampled = []
+        for request in scheduler.preempted:
+            self._pages.release(self._sequences[request])
+        self._preemptions += len(scheduler.preempted)
+        self._pages.settle()
+        self._forget_embeddings()
+        if batch is None:
+            return
+        for request, tokens, history, last in batch.chunks:
+            self._work.append(Work(self._sequences[request], history, tokens, last))
+        if batch.decodes:
+            decodes = scheduler.decodes
+            for request in decodes.members:
+                self._work.append(Work(self._sequences[request], decodes.context(request), 1, True))
+        for sequence, history, tokens, _ in self._work:
+            self._pages.bind(sequence, history, tokens)
+
+    def _end(self, batch: Batch, now: float) -> list[Tokens | Failed]:
+        """Completes the batch and tells what came of it."""
+        prefilled, finished = self.scheduler.complete(batch)
+        seconds = now - self._begun
+        self.log.ran(
+            batch,
+            seconds=seconds,
+            cpu_seconds=process_time() - self._begun_cpu,
+            start=self._begun,
+            now=now,
+            prefilled=prefilled,
+            finished=finished,
+        )
+        self._batch = None
+        self._iterations += 1
+        self._prompt_tokens += batch.prefill_tokens
+        self._generated_tokens += len(self._sampled)
+        self._seconds[0 if batch.images else 1 if batch.chunks else 2] += seconds
+        outputs: list[Tokens | Failed] = []
+        for sequence, token, logprob in self._sampled:
+            finish: Finish | None = "stop" if self._stops(sequence, token) else None
+            if sequence.request.status.ended:
+                finish = finish or "length"
+                self._drop(sequence)
+            elif finish is not None:
+                self._abort(sequence.request, Status.FINISHED, now)
+            outputs.append(
+                Tokens(
+                    sequence.id,
+                    [token],
+                    finish,
+                    None if logprob is None else [logprob],
+                    sequence.request.cached_tokens,
+                )
+            )
+        return outputs
+
+    def _abort(self, request: Request, status: Status, now: float) -> None:
+        self.log.abort(request, status, now)
+        self._drop(self._sequences[request])
+
+    def _drop(self, sequence: Sequence) -> None:
+        """Forgets a request that has ended."""
+        self._pages.release(sequence)
+        del self._sequences[sequence.request]
+        del self._requests[sequence.id]
+
+    def _stops(self, sequence: Sequence, token: int) -> bool:
+        sampling = sequence.sampling
+        if token in sampling.stop_token_ids:
+            return True
+        return not sampling.ignore_eos and token in self.runner.model.eos_token_ids
+
+    def _image(self, request: Request, content: int) -> ImageInput:
+        return next(image for image in self._sequences[request].images if image.content == content)
+
+    def _forget_embeddings(self) -> None:
+        embeddings = self.scheduler.embeddings
+        if embeddings is not None and embeddings.evicted:
+            for content in embeddings.evicted:
+                self.runner.embeddings.pop(content, None)
+            embeddings.evicted.clear()
+
+
+def _sort(messages: Iterable[Submit | Abort]) -> tuple[Iterable[Submit], list[Abort]]:
+    """New requests, and aborts of older ones; a request that is aborted before it was seen never was."""
+    submits: dict[str, Submit] = {}
+    aborts: list[Abort] = []
+    for message in messages:
+        if isinstance(message, Submit):
+            submits[message.id] = message
+        elif submits.pop(message.id, None) is None:
+            aborts.append(message)
+    return submits.values(), aborts
+
+
+def _row(sequence: Sequence) -> Row:
+    return Row(sequence.sampling, sequence.generator, sequence.tokens, sequence.request.prompt_tokens)

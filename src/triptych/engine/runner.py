@@ -1,0 +1,193 @@
+"""One forward pass over a batch: packed tokens in, a row of logits out for each sequence that gets one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from triptych.engine.attention import KVPool, Pass, Piece
+from triptych.engine.loader import LoadedModel
+from triptych.engine.messages import ImageInput, Sampling
+from triptych.engine.sequence import Sequence
+from triptych.policy import Request
+
+
+class Work(NamedTuple):
+    """What a batch computes of one sequence."""
+
+    sequence: Sequence
+    history: int
+    """Tokens of it in the cache."""
+    tokens: int
+    sampled: bool
+    """Whether its next token is wanted."""
+
+
+class Embedding(NamedTuple):
+    """What the vision tower makes of an image, each of shape (tokens, hidden)."""
+
+    tokens: Tensor
+    deepstack: tuple[Tensor, ...]
+    """For the first layers of the language model, where the model has them."""
+
+
+class Runner:
+    """A model with its KV pool.
+
+    Args:
+        model: what runs, loaded with paged attention.
+        blocks: KV blocks.
+        block_size: tokens in one.
+        products: number format in which the device multiplies fastest; None: the model's.
+    """
+
+    def __init__(
+        self, model: LoadedModel, *, blocks: int, block_size: int, products: torch.dtype | None = None
+    ) -> None:
+        self.model = model
+        self.embeddings: dict[int, Embedding] = {}
+        """By image content; whoever evicts removes."""
+        self.blocks = blocks
+        self._block_size = block_size
+        self._device = next(model.model.parameters()).device
+        self._pool = KVPool(
+            layers=model.layers,
+            tokens=blocks * block_size,
+            heads=model.kv_heads,
+            head_dim=model.head_dim,
+            dtype=model.dtype,
+            device=self._device,
+            products=products,
+        )
+
+    def warm_up(self) -> None:
+        """Runs one prompt and one decode, so that the first request does not pay for what happens once."""
+        tokens = min(64, self.blocks * self._block_size)
+        request = Request(-1, tokens, 1)
+        pages = list(range(-(-tokens // self._block_size)))
+        sequence = Sequence("", request, [0] * tokens, Sampling(max_tokens=1), pages=pages)
+        self.logits([Work(sequence, 0, tokens, True)])
+        self.logits([Work(sequence, tokens - 1, 1, True)])
+
+    @torch.inference_mode()
+    def encode(self, images: Iterable[ImageInput]) -> None:
+        """Runs the vision tower over images and keeps their embeddings."""
+        images = list(images)
+        pixels = [torch.frombuffer(bytearray(image.pixels), dtype=torch.float32) for image in images]
+        patches = torch.cat(
+            [flat.view(_patches(image), -1) for flat, image in zip(pixels, images, strict=True)]
+        )
+        grids = torch.tensor([image.grid for image in images], device=self._device)
+        patches = patches.to(self._device, self.model.dtype)
+        found = self.model.model.get_image_features(patches, image_grid_thw=grids, return_dict=True)
+        layers = getattr(found, "deepstack_features", None) or ()
+        for index, image in enumerate(images):
+            # Copies: a split is a view, which would keep the whole batch alive.
+            deepstack = tuple(layer[index].clone() for layer in layers)
+            self.embeddings[image.content] = Embedding(found.pooler_output[index].clone(), deepstack)
+
+    def positions(self, sequence: Sequence) -> tuple[Tensor, int]:
+        """Rotary positions of a prompt with images (time, height, width), and the shift of what follows."""
+        tokens = torch.tensor([sequence.tokens])
+        kinds = torch.zeros_like(tokens, dtype=torch.int32)
+        for first, last in sequence.spans:
+            kinds[0, first:last] = 1
+        grids = torch.tensor([image.grid for image in sequence.images])
+        positions, shift = self.model.model.model.get_rope_index(tokens, kinds, image_grid_thw=grids)
+        return positions[:, 0], int(shift)
+
+    @torch.inference_mode()
+    def logits(self, work: list[Work]) -> Tensor:
+        """Runs the language model.
+
+        Returns:
+            float32, shape (sequences of which a token is wanted, vocabulary), in the order of `work`.
+        """
+        tokens: list[int] = []
+        rows: list[int] = []
+        pieces: list[Piece] = []
+        places: list[Tensor] = []
+        for sequence, history, count, sampled in work:
+            place = self._place(sequence, history + count)
+            pieces.append(Piece(len(tokens), count, history, place))
+            if isinstance(place, int):
+                places.append(torch.arange(place + history, place + history + count))
+            else:
+                places.append(place[history:])
+            tokens += sequence.tokens[history : history + count]
+            if sampled:
+                rows.append(len(tokens) - 1)
+        batch = Pass(self._pool, pieces, torch.cat(places).to(self._device))
+        ids = torch.tensor([tokens], device=self._device)
+        keep = torch.tensor(rows, dtype=torch.long, device=self._device)
+        arguments: dict[str, Any] = {"use_cache": False, "kv": batch}
+        if self.model.image_token_id is None:
+            positions = torch.cat([torch.arange(w.history, w.history + w.tokens) for w in work])
+            out = self.model.model(
+                input_ids=ids,
+                position_ids=positions.unsqueeze(0).to(self._device),
+                logits_to_keep=keep,
+                **arguments,
+            )
+            logits: Tensor = out.logits[0]
+            return logits.float()
+        positions = torch.cat([_rotary(w) for w in work], dim=1).unsqueeze(1).to(self._device)
+        arguments |= self._with_images(ids, work)
+        hidden = self.model.model.model.language_model(position_ids=positions, **arguments).last_hidden_state
+        logits = self.model.model.lm_head(hidden[0, keep])
+        return logits.float()
+
+    def _place(self, sequence: Sequence, context: int) -> int | Tensor:
+        """Where the sequence's tokens lie: the first place if they lie side by side, else all of them."""
+        size = self._block_size
+        pages = sequence.pages[: -(-context // size)]
+        if all(after - page == 1 for page, after in pairwise(pages)):
+            return pages[0] * size
+        firsts = torch.tensor(pages).unsqueeze(1) * size
+        return (firsts + torch.arange(size)).flatten()[:context]
+
+    def _with_images(self, ids: Tensor, work: list[Work]) -> dict[str, Any]:
+        """Input embeddings in which images stand at their placeholders, and what deeper layers add there."""
+        inputs = self.model.model.get_input_embeddings()(ids)
+        seen = torch.zeros(ids.shape, dtype=torch.bool, device=self._device)
+        deepstack: list[tuple[Tensor, ...]] = []
+        start = 0
+        for sequence, history, count, _ in work:
+            for image, (first, last) in zip(sequence.images, sequence.spans, strict=True):
+                begin, end = max(first, history), min(last, history + count)
+                if begin >= end:
+                    continue
+                embedding = self.embeddings[image.content]
+                here = slice(start + begin - history, start + end - history)
+                inputs[0, here] = embedding.tokens[begin - first : end - first].to(inputs.dtype)
+                seen[0, here] = True
+                deepstack.append(tuple(layer[begin - first : end - first] for layer in embedding.deepstack))
+            start += count
+        arguments: dict[str, Any] = {"inputs_embeds": inputs}
+        if deepstack and deepstack[0]:
+            layers = [torch.cat(parts) for parts in zip(*deepstack, strict=True)]
+            arguments |= {"visual_pos_masks": seen, "deepstack_visual_embeds": layers}
+        return arguments
+
+
+def _patches(image: ImageInput) -> int:
+    frames, height, width = image.grid
+    return frames * height * width
+
+
+def _rotary(work: Work) -> Tensor:
+    """Rotary positions of a piece, shape (3, tokens)."""
+    sequence, history, count, _ = work
+    known = sequence.positions
+    if known is None:
+        return torch.arange(history, history + count).expand(3, -1)
+    parts = [known[:, history : history + count]]
+    generated = history + count - max(history, known.shape[1])
+    if generated > 0:
+        first = history + count - generated + sequence.shift
+        parts.append(torch.arange(first, first + generated).expand(3, -1))
+    return torch.cat(parts, dim=1)

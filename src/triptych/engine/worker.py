@@ -1,0 +1,116 @@
+"""The worker process: an engine between two sockets, bound by its parent; what goes over them: `messages.py`.
+
+    python -m triptych.engine.worker --deployment FILE --inbox ADDRESS --outbox ADDRESS [--record DIR]
+
+What goes wrong before it is ready is one line on standard error and exit code 2. It ends when it is told to,
+on SIGTERM, and when its parent is gone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import zmq
+
+from triptych.engine.build import Instance, build
+from triptych.engine.messages import Abort, Ready, Round, Shutdown, Submit, encode, to_worker
+from triptych.spec.base import SpecError
+from triptych.spec.deployment import Deployment
+
+_PARENT_CHECK = 1000
+"""Milliseconds without work after which the worker looks whether its parent still lives."""
+
+
+class Inbox:
+    """Messages from the front end.
+
+    Args:
+        socket: a PULL socket.
+    """
+
+    def __init__(self, socket: zmq.Socket[bytes]) -> None:
+        self._socket = socket
+        self.closed = False
+        """Whether there is nobody any more to work for."""
+        self._parent = os.getppid()
+
+    def read(self, *, wait: bool) -> Iterator[Submit | Abort]:
+        """All that has come; with `wait`, at least one message if nothing else ends the waiting."""
+        while not self.closed:
+            if wait and not self._socket.poll(_PARENT_CHECK):
+                self.closed = os.getppid() != self._parent
+                return
+            wait = False
+            try:
+                data = self._socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            try:
+                message = to_worker(data)
+            except msgspec.DecodeError as error:
+                print(f"worker: dropped a message that is none: {error}", file=sys.stderr, flush=True)
+                continue
+            if isinstance(message, Shutdown):
+                self.closed = True
+                return
+            yield message
+
+
+def work(instance: Instance, inbox: Inbox, send: Callable[[bytes], object]) -> None:
+    """Serves until the inbox is closed."""
+    engine = instance.engine
+    scheduler = engine.scheduler
+    ready = Ready(os.getpid(), engine.max_context, scheduler.kv.blocks, scheduler.kv.block_size)
+    send(encode(ready))
+    while not inbox.closed:
+        was_busy = engine.busy
+        messages = list(inbox.read(wait=not was_busy))  # before the clock is read
+        outputs = engine.turn(messages)
+        if outputs or was_busy:
+            send(encode(Round(outputs, engine.load())))
+        engine.compute()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a worker.
+
+    Returns:
+        The exit code.
+    """
+    parser = argparse.ArgumentParser(prog="triptych.engine.worker")
+    parser.add_argument("--deployment", type=Path, required=True)
+    parser.add_argument("--inbox", required=True)
+    parser.add_argument("--outbox", required=True)
+    parser.add_argument("--record", type=Path)
+    options = parser.parse_args(arguments)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the parent too, which decides
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
+    pull, push = context.socket(zmq.PULL), context.socket(zmq.PUSH)
+    for socket, address in ((pull, options.inbox), (push, options.outbox)):
+        socket.set_hwm(0)  # how much may wait is decided once, by the front end's bounded queue
+        socket.connect(address)
+    inbox = Inbox(pull)
+
+    def close(*_: object) -> None:
+        inbox.closed = True
+
+    signal.signal(signal.SIGTERM, close)
+    try:
+        instance = build(Deployment.load(options.deployment), options.deployment, record=options.record)
+    except SpecError as error:
+        print(error, file=sys.stderr)
+        return 2
+    work(instance, inbox, push.send)
+    instance.write_record()
+    push.close(linger=1000)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

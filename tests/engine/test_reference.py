@@ -1,0 +1,180 @@
+"""Greedy output is that of `transformers` generate, whatever the scheduler, chunks, memory and company."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.engine import tiny
+from triptych.engine.packed import pack
+
+from triptych.engine.core import Engine
+from triptych.engine.loader import LoadedModel
+from triptych.engine.messages import Abort, ImageInput, Sampling, Submit, Tokens
+from triptych.engine.runner import Runner
+from triptych.policy import SCHEDULERS, EmbeddingCache, KVCache
+
+POLICIES = ("static", "orca", "vllm", "sarathi", "unified")
+LONGEST = 20
+"""Output tokens of the reference."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    tokens: list[int]
+    images: list[ImageInput]
+    expected: list[int]
+    """What transformers makes of it."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """A model, and prompts with their reference."""
+
+    model: LoadedModel
+    prompts: Sequence[Prompt]
+
+
+@cache
+def family(name: str) -> Family:
+    with TemporaryDirectory() as folder:
+        reference = tiny.build(name, Path(folder), attention="eager")
+        model = tiny.build(name, Path(folder))
+    pack(model.model)
+    chance = random.Random(name)
+    roots = [[chance.randrange(500) for _ in range(60)] for _ in range(3)]
+    prompts = []
+    for index in range(9):
+        tokens = roots[index % 3][: chance.randrange(1, 60)]
+        images = []
+        if name in tiny.IMAGE_FAMILIES and index % 3:
+            for _ in range(index % 3):
+                image = picture(reference, chance.randrange(4))
+                images.append(image)
+                tokens = [*tokens, 508, *[510] * image.tokens, 509]
+        tokens = tokens + [chance.randrange(500) for _ in range(chance.randrange(1, 20))]
+        prompts.append(Prompt(tokens, images, generate(reference.model, tokens, images)))
+    return Family(model, prompts)
+
+
+def picture(model: LoadedModel, content: int) -> ImageInput:
+    """One of a few images of random pixels."""
+    tower = model.model.config.vision_config
+    chance = torch.Generator().manual_seed(content)
+    height, width = 2 + 2 * (content % 2), 4 + 2 * (content // 2)
+    values = tower.in_channels * tower.temporal_patch_size * tower.patch_size**2
+    pixels = torch.randn(height * width, values, generator=chance)
+    return ImageInput(content, (1, height, width), height * width // 4, pixels.numpy().tobytes())
+
+
+def generate(model: Any, tokens: list[int], images: Sequence[ImageInput]) -> list[int]:
+    """The reference."""
+    more: dict[str, Any] = {}
+    if images:
+        more["image_grid_thw"] = torch.tensor([image.grid for image in images])
+        flat = b"".join(image.pixels for image in images)
+        patches = sum(image.grid[1] * image.grid[2] for image in images)
+        more["pixel_values"] = torch.frombuffer(bytearray(flat), dtype=torch.float32).view(patches, -1)
+        more["mm_token_type_ids"] = (torch.tensor([tokens]) == 510).int()
+    ids = torch.tensor([tokens])
+    more["attention_mask"] = torch.ones_like(ids)  # or token 0 would be taken for padding
+    out = model.generate(
+        ids, max_new_tokens=LONGEST, do_sample=False, eos_token_id=None, pad_token_id=0, **more
+    )
+    found: list[int] = out[0, len(tokens) :].tolist()
+    return found
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the requests of a run come and are scheduled."""
+
+    policy: str
+    knobs: dict[str, Any]
+    blocks: int
+    block_size: int
+    prefix_cache: bool
+    requests: list[tuple[int, int]]
+    """Prompt and output tokens."""
+    seed: int
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> Plan:
+    policy = draw(st.sampled_from(POLICIES))
+    max_batch = draw(st.integers(1, 6))
+    knobs: dict[str, Any] = {"max_batch": max_batch}
+    if policy in ("vllm", "sarathi", "unified"):
+        knobs["max_tokens"] = draw(st.sampled_from([max_batch, max_batch + 7, max_batch + 60]))
+        if policy == "vllm":  # takes whole prompts
+            knobs["max_tokens"] = 200
+    block_size = draw(st.sampled_from([1, 4, 16]))
+    return Plan(
+        policy=policy,
+        knobs=knobs,
+        blocks=draw(st.integers(130, 300)) // block_size,
+        block_size=block_size,
+        prefix_cache=draw(st.booleans()),
+        requests=draw(
+            st.lists(st.tuples(st.integers(0, 8), st.integers(1, LONGEST)), min_size=1, max_size=8)
+        ),
+        seed=draw(st.integers(0, 2**20)),
+    )
+
+
+@pytest.mark.parametrize("name", tiny.CONFIGS)
+@given(plan=plans())
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_greedy_output_is_that_of_transformers(name: str, plan: Plan) -> None:
+    model, prompts = family(name).model, family(name).prompts
+    kv = KVCache(plan.blocks, plan.block_size, prefix_cache=plan.prefix_cache)
+    embeddings = EmbeddingCache(12, 4) if model.image_token_id is not None else None
+    scheduler = SCHEDULERS[plan.policy](kv, embeddings, **plan.knobs)
+    engine = Engine(Runner(model, blocks=plan.blocks, block_size=plan.block_size), scheduler)
+    chance = random.Random(plan.seed)
+    to_come = [
+        Submit(
+            str(number),
+            prompts[which].tokens,
+            Sampling(max_tokens=count, temperature=0.0, ignore_eos=True),
+            prompts[which].images,
+        )
+        for number, (which, count) in enumerate(plan.requests)
+    ]
+    got: dict[str, list[int]] = {submit.id: [] for submit in to_come}
+    gone: set[str] = set()
+    while to_come or engine.busy:
+        messages: list[Submit | Abort] = [
+            to_come.pop(0) for _ in range(len(to_come)) if chance.random() < 0.3
+        ]
+        if chance.random() < 0.03:
+            gone.add(chance.choice(list(got)))
+            messages.append(Abort(max(gone)))
+        for output in engine.turn(messages):
+            assert isinstance(output, Tokens), output
+            got[output.id] += output.tokens
+        engine.compute()
+    for number, (which, count) in enumerate(plan.requests):
+        expected = prompts[which].expected[:count]
+        if str(number) in gone:
+            assert got[str(number)] == expected[: len(got[str(number)])]
+        else:
+            assert got[str(number)] == expected
+    assert engine.scheduler.kv.used == 0

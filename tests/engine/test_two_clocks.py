@@ -1,0 +1,142 @@
+"""One policy, two clocks: given what an engine recorded, the simulator forms the same batches."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.engine.paper import IMAGE_TOKEN, PaperClock, PaperRunner
+from tests.engine.replay import retrace, watch
+
+from triptych.engine.core import Engine
+from triptych.engine.log import Log
+from triptych.engine.messages import Abort, ImageInput, Sampling, Submit
+from triptych.policy import SCHEDULERS, EmbeddingCache, KVCache, Request, Scheduler
+
+POLICIES = ("static", "orca", "vllm", "sarathi", "unified")
+
+
+@dataclass
+class World:
+    """A scheduler's kind and memory, and what comes."""
+
+    policy: str
+    block_size: int
+    blocks: int
+    prefix_cache: bool
+    embedding_blocks: int
+    knobs: dict[str, Any]
+    seed: int
+    requests: int
+    rate: float
+    aborts: float
+
+    def scheduler(self) -> Scheduler:
+        kv = KVCache(self.blocks, self.block_size, prefix_cache=self.prefix_cache)
+        return SCHEDULERS[self.policy](kv, EmbeddingCache(self.embedding_blocks, 4), **self.knobs)
+
+
+@st.composite
+def worlds(draw: st.DrawFn, policy: str) -> World:
+    max_batch = draw(st.integers(1, 8))
+    knobs: dict[str, Any] = {"max_batch": max_batch, "max_patches": draw(st.sampled_from([16, 64]))}
+    if policy in ("vllm", "sarathi", "unified"):
+        knobs["max_tokens"] = max_batch + draw(st.integers(1, 40))
+    block_size = draw(st.sampled_from([1, 4, 16]))
+    return World(
+        policy=policy,
+        block_size=block_size,
+        blocks=draw(st.integers(60, 200)) // block_size,
+        prefix_cache=draw(st.booleans()),
+        embedding_blocks=draw(st.integers(6, 16)),
+        knobs=knobs,
+        seed=draw(st.integers(0, 2**32)),
+        requests=draw(st.integers(1, 25)),
+        rate=draw(st.sampled_from([0.2, 1.0, 4.0])),
+        aborts=draw(st.sampled_from([0.0, 0.05])),
+    )
+
+
+def submits(world: World, chance: random.Random) -> list[Submit]:
+    """Prompts that share beginnings, some with images of which some are the same."""
+    roots = [[chance.randrange(48) for _ in range(40)] for _ in range(2)]
+    made = []
+    for number in range(world.requests):
+        tokens = roots[chance.randrange(2)][: chance.randrange(1, 40)]
+        images = []
+        for _ in range(chance.choice([0, 0, 1, 2])):
+            size = chance.randrange(1, 6)
+            images.append(ImageInput(size * 10 + chance.randrange(2), (1, 2, 2 * size), size, b""))
+            tokens = [*tokens, chance.randrange(48), *[IMAGE_TOKEN] * size]
+        tokens = tokens + [chance.randrange(48) for _ in range(chance.randrange(1, 12))]
+        sampling = Sampling(max_tokens=chance.randrange(1, 30), temperature=0.0)
+        made.append(Submit(str(number), tokens, sampling, images))
+    return made
+
+
+def run_engine(world: World) -> tuple[Engine, Log, list[object], list[Request]]:
+    """Runs an engine on paper until all have ended."""
+    chance = random.Random(world.seed)
+    scheduler = world.scheduler()
+    batches = watch(scheduler)
+    log = Log(scheduler)
+    runner = PaperRunner(world.blocks, world.block_size, seed=world.seed)
+    engine = Engine(runner, scheduler, log=log, clock=PaperClock(world.seed))  # type: ignore[arg-type]
+    requests: list[Request] = []
+    arrived = log.arrived
+
+    def note(request: Request, now: float) -> int:
+        requests.append(request)
+        return arrived(request, now)
+
+    log.arrived = note  # type: ignore[method-assign]
+    to_come = submits(world, chance)[::-1]
+    alive: list[str] = []
+    rounds = 0
+    while to_come or engine.busy:
+        messages: list[Submit | Abort] = []
+        while to_come and chance.random() < world.rate / (1 + world.rate):
+            messages.append(to_come.pop())
+            alive.append(messages[-1].id)
+        if alive and chance.random() < world.aborts:
+            messages.append(Abort(chance.choice(alive)))
+        engine.turn(messages)
+        engine.compute()
+        rounds += 1
+        assert rounds < 5000, "the engine does not come to an end"
+    return engine, log, batches, requests
+
+
+@pytest.mark.parametrize("jump", [False, True])
+@pytest.mark.parametrize("policy", POLICIES)
+@given(data=st.data())
+@settings(max_examples=25, deadline=None)
+def test_the_simulator_forms_the_batches_of_the_engine(policy: str, jump: bool, data: st.DataObject) -> None:
+    world = data.draw(worlds(policy))
+    _, log, batches, requests = run_engine(world)
+    scheduler = world.scheduler()
+    again = watch(scheduler)
+    simulator = retrace(log, requests, scheduler, jump=jump)
+    assert again == batches
+    assert simulator.recorder.end == log.recorder.end
+    assert simulator.recorder.first_token.tobytes() == log.recorder.first_token.tobytes()
+    assert simulator.recorder.generated_tokens == log.recorder.generated_tokens
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@given(data=st.data())
+@settings(max_examples=25, deadline=None)
+def test_nothing_is_left_when_all_have_ended(policy: str, data: st.DataObject) -> None:
+    engine, log, _, _ = run_engine(data.draw(worlds(policy)))
+    scheduler = engine.scheduler
+    assert scheduler.kv.free == scheduler.kv.blocks
+    assert scheduler.embeddings is not None
+    assert scheduler.embeddings.free == scheduler.embeddings.blocks
+    assert engine._pages.free == scheduler.kv.blocks - scheduler.kv.cached
+    assert set(engine.runner.embeddings) == set(scheduler.embeddings._idle)
+    assert not engine._sequences
+    assert not any(status in (0, 1, 2) for status in log.recorder.status)
