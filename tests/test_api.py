@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 import triptych
-from triptych import Deployment, Run, SpecError, WorkloadSpec
+from triptych import Deployment, Run, SpecError, WorkloadSpec, catalog
 from triptych.plan import plan_pools
 from triptych.record.run import STATUSES
 
@@ -212,6 +212,14 @@ def test_what_never_fits_is_rejected_and_the_rest_served(simulate: Callable[...,
     assert run.finished.any()
 
 
+def test_what_the_model_has_no_positions_for_is_rejected(simulate: Callable[..., Run]) -> None:
+    """opt-125m has 2,048 positions; the last token of an output is never fed back, so it needs none."""
+    lengths = {"kind": "fixed", "tokens": 2000}
+    for output, status in ((49, "finished"), (50, "rejected")):
+        run = simulate(prompt=lengths, output={"kind": "fixed", "tokens": output}, requests=2)
+        assert statuses(run) == [status] * 2
+
+
 def test_an_azure_trace_is_replayed(tmp_path: Path, simulate: Callable[..., Run]) -> None:
     path = tmp_path / "trace.csv"
     path.write_text(
@@ -252,6 +260,22 @@ def test_prefixes_of_a_mooncake_trace_are_reused(tmp_path: Path, simulate: Calla
     without = simulate(**changes)
     assert without.requests["cached_tokens"].tolist() == [0, 0, 0, 0]
     assert run.column("ttft")[3] < without.column("ttft")[3]
+
+
+def test_a_prompt_shorter_than_its_system_prompt_is_the_beginning_of_it(
+    simulate: Callable[..., Run],
+) -> None:
+    """No prompt grows; and the later of two shares all full blocks but for the token to sample from."""
+    cached = {**DEPLOYMENT, "pools": {"all": {**DEPLOYMENT["pools"]["all"], "prefix_cache": True}}}
+    run = simulate(
+        cached,
+        requests=2,
+        arrivals={"kind": "constant", "rate": 0.1},
+        prompt={"kind": "fixed", "tokens": 100},
+        prefixes={"groups": 1, "tokens": 512},
+    )
+    assert run.requests["prompt_tokens"].tolist() == [100, 100]
+    assert run.requests["cached_tokens"].tolist() == [0, 96]
 
 
 def test_a_published_trace_is_replayed(simulate: Callable[..., Run]) -> None:
@@ -343,6 +367,16 @@ def test_overrides_of_an_object_are_refused_rather_than_ignored() -> None:
         triptych.simulate(made, "missing.yaml", overrides=["pools.all.instances=7"])
 
 
+def test_a_device_of_ones_own_goes_into_any_node(tmp_path: Path) -> None:
+    """As it is known by another name, nothing says that the node is not built with it."""
+    file = tmp_path / "mine.yaml"
+    file.write_text(catalog.device("H100").model_copy(update={"name": "mine"}).to_yaml(), encoding="utf-8")
+    pool = {**DEPLOYMENT["pools"]["all"], "device": str(file), "node": "DGX-A100"}
+    (plan,) = plan_pools(Deployment.parse({**DEPLOYMENT, "pools": {"all": pool}}))
+    assert plan.node is not None
+    assert plan.node.name == "DGX-A100"
+
+
 def test_pools_that_hand_kv_on_keep_it_in_one_format() -> None:
     pool = {"device": "H100", "scheduler": {"policy": "vllm"}}
     mixed = Deployment.parse(
@@ -356,3 +390,17 @@ def test_pools_that_hand_kv_on_keep_it_in_one_format() -> None:
     )
     with pytest.raises(SpecError, match="pools: pools p and d keep KV in bf16 and fp8"):
         plan_pools(mixed)
+
+
+def test_what_is_longer_than_the_model_reaches_is_rejected() -> None:
+    pool = {"phases": ["prefill", "decode"], "device": "A100-80GB", "scheduler": {"policy": "vllm"}}
+    deployment = Deployment.parse({"model": "Llama-3-8B", "pools": {"all": pool}})
+    for output, status in ((1193, "finished"), (1194, "rejected")):  # the last token is never stored
+        workload = {
+            "requests": 1,
+            "arrivals": {"kind": "at-once"},
+            "prompt": {"kind": "fixed", "tokens": 7000},
+            "output": {"kind": "fixed", "tokens": output},
+        }
+        run = triptych.simulate(deployment, WorkloadSpec.parse(workload))
+        assert run.column("status").tolist() == [status]

@@ -84,6 +84,7 @@ class PoolPlan:
             bandwidth=device.bandwidth * devices,
             memory_bytes=device.memory * devices,
             weights_bytes=self.memory.weights_bytes * devices,
+            reserved_bytes=(self.memory.activation_bytes + self.memory.embedding_bytes) * devices,
             idle_watts=device.idle_watts * devices,
             peak_watts=device.peak_watts * devices,
             dollars_per_hour=price * devices,
@@ -106,6 +107,7 @@ def plan_pools(deployment: Deployment, file: str | Path | None = None) -> list[P
             raise SpecError(field, problem, file=file)
         device = catalog.device(pool.device, field=f"{field}.device", file=file)
         node = None if pool.node is None else catalog.node(pool.node, field=f"{field}.node", file=file)
+        _check_node(device, node, field, file)
         _check_budget(pool, field, file)
         memory = plan_memory(model, device, pool, field=field, file=file)
         cost = IterationCost(model, device, node, pool, field=field, file=file)
@@ -113,6 +115,17 @@ def plan_pools(deployment: Deployment, file: str | Path | None = None) -> list[P
     _check_prefix_caches(deployment, file)
     _check_kv_precision(deployment, file)
     return plans
+
+
+def _check_node(device: Device, node: Node | None, field: str, file: str | Path | None) -> None:
+    """A device of the catalogue goes into the nodes that are built with it; one of the user's own into any."""
+    if node is None or not node.holds or device.name in node.holds:
+        return
+    if device.name not in catalog.device_names():
+        return
+    others = [name for name in catalog.node_names() if device.name in catalog.node(name).holds]
+    problem = f"{node.name} holds {' or '.join(node.holds)}, not {device.name}"
+    raise SpecError(f"{field}.node", f"{problem}; use {', '.join(others) or 'another'} or remove it", file=file)
 
 
 def _check_budget(pool: Pool, field: str, file: str | Path | None) -> None:

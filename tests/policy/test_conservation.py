@@ -148,7 +148,8 @@ def check_kv(scheduler: Scheduler) -> None:
     for queue in (scheduler.prefilling, scheduler.receiving, scheduler.landed):
         holdings += [(each.blocks, each.block_hashes[: each.shared_blocks]) for each in queue]
     for member in decodes.members:
-        blocks = kv.blocks_for(decodes.context(member)) if scheduler.grows else member.blocks
+        context = decodes.context(member)
+        blocks = -(-context // kv.block_size) if scheduler.grows else member.blocks
         holdings.append((blocks, member.block_hashes[: member.shared_blocks]))
     shared = {block_hash for _, hashes in holdings for block_hash in hashes}
     assert kv.used == len(shared) + sum(blocks - len(hashes) for blocks, hashes in holdings)

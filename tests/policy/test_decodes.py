@@ -170,7 +170,7 @@ class Decoding(RuleBasedStateMachine):
     @rule(context=st.integers(1, 12), remaining=st.integers(1, 20))
     def join(self, context: int, remaining: int) -> None:
         stored = context if self.grows else context + remaining
-        if self.kv.blocks_for(stored) > self.kv.free:
+        if -(-stored // self.size) > self.kv.free:
             return
         request = member(self.kv, context, remaining, whole=not self.grows)
         self.decodes.join(request)

@@ -34,6 +34,7 @@ INSTANCE = InstanceInfo(
     bandwidth=100.0,
     memory_bytes=1000.0,
     weights_bytes=400.0,
+    reserved_bytes=50.0,
     idle_watts=10.0,
     peak_watts=110.0,
     dollars_per_hour=3.6,

@@ -187,3 +187,12 @@ def test_a_broken_description_is_told(folder: Path, change: dict[str, object], p
 def test_a_summary_of_another_version_is_told(folder: Path) -> None:
     (folder / "summary.json").write_text('{"horizon": 1}')
     assert "not a summary of this version" in broken(folder, "summary.json")
+
+
+def test_a_run_is_printed_in_one_line(run: Run) -> None:
+    assert repr(run) == "<Run by simulate: 2 of 2 requests finished, 2 instances, 10 s>"
+
+
+def test_statuses_are_read_by_name(run: Run) -> None:
+    assert run.column("status").tolist() == ["finished", "finished"]
+    assert run.requests["status"].dtype == np.int8

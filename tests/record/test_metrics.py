@@ -74,7 +74,7 @@ def test_busy_and_idle() -> None:
 def test_memory() -> None:
     assert DECODE.usage.kv_mean_share == pytest.approx((50 * 1 + 80 * 2) / 3 / 100)
     assert DECODE.usage.kv_peak_share == 0.8
-    assert DECODE.usage.memory_peak_share == (400 + 80 * 5) / 1000
+    assert DECODE.usage.memory_peak_share == (400 + 50 + 80 * 5) / 1000
 
 
 def test_utilisation_is_that_of_busy_time() -> None:

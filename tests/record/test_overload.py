@@ -8,7 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+import triptych
+from triptych.record import Run
 from triptych.record.overload import find_overload
+from triptych.record.summary import Overload
+from triptych.spec.deployment import Deployment
+from triptych.spec.workload import WorkloadSpec
 
 Times = npt.NDArray[np.float64]
 SEEDS = range(8)
@@ -40,6 +45,14 @@ def record(arrivals: Times, starts: Times, **more: Any) -> dict[str, Any]:
     }
 
 
+def overload_of(requests: dict[str, Any]) -> Overload | None:
+    return find_overload(requests)[0]
+
+
+def settled(requests: dict[str, Any]) -> bool:
+    return find_overload(requests)[1]
+
+
 def poisson(count: int, seed: int) -> Times:
     """At one request per second."""
     return np.cumsum(np.random.default_rng(seed).exponential(1.0, count))
@@ -49,14 +62,14 @@ def poisson(count: int, seed: int) -> Times:
 @pytest.mark.parametrize("load", [0.5, 0.9, 0.95])
 def test_a_busy_but_stable_queue_is_no_overload(load: float, seed: int) -> None:
     arrivals = poisson(5000, seed)
-    assert find_overload(record(arrivals, queue(arrivals, np.full(5000, load)))) is None
+    assert overload_of(record(arrivals, queue(arrivals, np.full(5000, load)))) is None
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("load", [1.1, 1.5])
 def test_more_than_can_be_served_is_overload(load: float, seed: int) -> None:
     arrivals = poisson(5000, seed)
-    overload = find_overload(record(arrivals, queue(arrivals, np.full(5000, load))))
+    overload = overload_of(record(arrivals, queue(arrivals, np.full(5000, load))))
     assert overload is not None
     assert overload.arrival_rate == pytest.approx(1.0, rel=0.06)
     assert overload.served_rate == pytest.approx(1 / load, rel=0.01)
@@ -70,27 +83,27 @@ def test_more_than_can_be_served_is_overload(load: float, seed: int) -> None:
 def test_irregular_service_at_high_load_is_no_overload(seed: int) -> None:
     arrivals = poisson(5000, seed)
     services = np.random.default_rng(seed + 100).lognormal(-0.5, 1.0, 5000) * 0.9
-    assert find_overload(record(arrivals, queue(arrivals, services))) is None
+    assert overload_of(record(arrivals, queue(arrivals, services))) is None
 
 
 def test_a_burst_that_is_worked_off_is_no_overload() -> None:
     arrivals = np.sort(np.concatenate([poisson(3000, 0), np.linspace(2000, 2010, 500)]))
-    assert find_overload(record(arrivals, queue(arrivals, np.full(3500, 0.5)))) is None
+    assert overload_of(record(arrivals, queue(arrivals, np.full(3500, 0.5)))) is None
 
 
 def test_a_burst_at_the_end_is_no_trend() -> None:
     arrivals = np.concatenate([poisson(3000, 0), np.linspace(3100, 3110, 500)])
-    assert find_overload(record(arrivals, queue(arrivals, np.full(3500, 0.5)))) is None
+    assert overload_of(record(arrivals, queue(arrivals, np.full(3500, 0.5)))) is None
 
 
-def test_long_service_beside_a_short_trace_is_no_overload() -> None:
+def test_long_service_beside_a_short_trace_is_no_overload_but_nothing_had_settled() -> None:
     arrivals = poisson(1000, 0)
-    assert find_overload(record(arrivals, arrivals + 0.1, end=arrivals + 5000)) is None
+    assert find_overload(record(arrivals, arrivals + 0.1, end=arrivals + 5000)) == (None, False)
 
 
 def test_requests_that_all_come_at_once_are_no_overload() -> None:
     arrivals = np.zeros(1000)
-    assert find_overload(record(arrivals, queue(arrivals, np.ones(1000)))) is None
+    assert overload_of(record(arrivals, queue(arrivals, np.ones(1000)))) is None
 
 
 def test_a_closed_loop_is_no_overload() -> None:
@@ -98,23 +111,23 @@ def test_a_closed_loop_is_no_overload() -> None:
     clients, count = 100, 3000
     starts = np.arange(count, dtype=np.float64)
     arrivals = np.concatenate([np.zeros(clients), starts[: count - clients] + 1])
-    assert find_overload(record(arrivals, starts)) is None
+    assert overload_of(record(arrivals, starts)) is None
 
 
 def test_no_requests_are_no_overload() -> None:
-    assert find_overload(record(np.empty(0), np.empty(0))) is None
+    assert overload_of(record(np.empty(0), np.empty(0))) is None
 
 
 def test_the_phase_that_falls_behind_is_named() -> None:
     arrivals = poisson(2000, 1)
     tokens = arrivals + 0.1
-    overload = find_overload(record(arrivals, tokens, decode_ready=queue(tokens, np.full(2000, 2.0))))
+    overload = overload_of(record(arrivals, tokens, decode_ready=queue(tokens, np.full(2000, 2.0))))
     assert overload is not None
     assert [each.phase for each in overload.queues] == ["decode"]
 
     starts = queue(arrivals, np.full(2000, 2.0))
     encoded = record(arrivals, starts + 1, encode_start=starts, prefill_ready=starts + 1)
-    overload = find_overload({**encoded, "images": np.ones(2000, np.int64)})
+    overload = overload_of({**encoded, "images": np.ones(2000, np.int64)})
     assert overload is not None
     assert [each.phase for each in overload.queues] == ["encode"]
 
@@ -122,7 +135,7 @@ def test_the_phase_that_falls_behind_is_named() -> None:
 def test_requests_that_were_never_served_still_wait() -> None:
     arrivals = poisson(2000, 2)
     starts = np.where(np.arange(2000) < 500, arrivals, np.nan)
-    overload = find_overload(record(arrivals, starts))
+    overload = overload_of(record(arrivals, starts))
     assert overload is not None
     assert overload.served_rate == pytest.approx(0.0, abs=0.3)
 
@@ -130,7 +143,7 @@ def test_requests_that_were_never_served_still_wait() -> None:
 def test_requests_that_time_out_leave_the_queue() -> None:
     arrivals = poisson(2000, 2)
     starts = np.where(np.arange(2000) % 2 == 0, arrivals, np.nan)
-    assert find_overload(record(arrivals, starts, end=arrivals + 5.0)) is None
+    assert overload_of(record(arrivals, starts, end=arrivals + 5.0)) is None
 
 
 def test_measured_from_outside_the_wait_is_that_for_the_first_token() -> None:
@@ -138,6 +151,131 @@ def test_measured_from_outside_the_wait_is_that_for_the_first_token() -> None:
     never = np.full(5000, np.nan)
     tokens = queue(arrivals, np.full(5000, 1.5))
     outside = record(arrivals, never, prefill_ready=never, decode_ready=never, first_token=tokens)
-    overload = find_overload({**outside, "end": tokens + 1})
+    overload = overload_of({**outside, "end": tokens + 1})
     assert overload is not None
     assert overload.served_rate == pytest.approx(1 / 1.5, rel=0.01)
+
+
+def test_an_overloaded_run_has_not_settled() -> None:
+    arrivals = poisson(5000, 0)
+    assert not settled(record(arrivals, queue(arrivals, np.full(5000, 1.5))))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("load", [0.5, 0.9])
+def test_a_stable_queue_has_settled(load: float, seed: int) -> None:
+    arrivals = poisson(5000, seed)
+    assert settled(record(arrivals, queue(arrivals, np.full(5000, load))))
+
+
+TOKENS = 60
+
+
+def growing_batch(arrivals: Times, load: float, alone: float) -> Times:
+    """When requests of TOKENS tokens end that all join one batch: an iteration takes a + b x requests.
+
+    `alone` is the latency, in seconds, of a request that has the batch to itself, but for its own b.
+    """
+    a, b = alone / TOKENS, load / TOKENS
+    ends = np.empty_like(arrivals)
+    now, first, last = 0.0, 0, 0  # requests first..last-1 are in the batch
+    joined: list[int] = []
+    iteration = 0
+    while first < len(arrivals):
+        if first == last:
+            now = max(now, float(arrivals[last]))
+        while last < len(arrivals) and arrivals[last] <= now:
+            joined.append(iteration)
+            last += 1
+        now += a + b * (last - first)
+        iteration += 1
+        while first < last and joined[first] + TOKENS <= iteration:
+            ends[first] = now
+            first += 1
+    return ends
+
+
+def batch_record(arrivals: Times, load: float, alone: float = 5.0) -> dict[str, Any]:
+    """Nothing queues: each request has its first token when it comes."""
+    return record(arrivals, arrivals, end=growing_batch(arrivals, load, alone))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("load", [1.3, 1.5])
+def test_a_batch_that_grows_without_end_is_overload(load: float, seed: int) -> None:
+    overload, had_settled = find_overload(batch_record(poisson(3000, seed), load))
+    assert overload is not None
+    assert not had_settled
+    (system,) = overload.queues
+    assert system.phase == "system"
+    assert overload.arrival_rate == pytest.approx(1.0, rel=0.1)
+    assert overload.served_rate < 0.95
+    assert system.growth == pytest.approx(overload.arrival_rate - overload.served_rate)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("load", [0.5, 0.8, 0.9])
+def test_a_batch_that_fills_up_is_no_overload_however_short_the_trace(load: float, seed: int) -> None:
+    for count in (2, 10, 30, 100, 300, 1000):
+        assert overload_of(batch_record(poisson(count, seed), load)) is None, count
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("load", [0.5, 0.8])
+def test_a_batch_that_has_filled_up_has_settled(load: float, seed: int) -> None:
+    assert settled(batch_record(poisson(1000, seed), load))
+    assert not settled(batch_record(poisson(20, seed), load, alone=20.0))
+
+
+@pytest.mark.parametrize("tau", [10.0, 300.0, 1000.0])
+def test_a_latency_that_rises_to_a_level_is_no_overload(tau: float) -> None:
+    arrivals = poisson(1000, 0)
+    latency = 20 + 100 * (1 - np.exp(-arrivals / tau))
+    requests = record(arrivals, arrivals, end=arrivals + latency)
+    assert overload_of(requests) is None
+    assert settled(requests) == (tau == 10.0)
+
+
+def test_requests_that_come_faster_are_more_but_have_settled() -> None:
+    """Three times as many a second at the end, each of them served as soon as the first."""
+    arrivals = 1000 * (np.sqrt(1 + 8 * np.arange(2000) / 2000) - 1) / 2
+    assert find_overload(record(arrivals, arrivals, end=arrivals + 100)) == (None, True)
+
+
+def test_a_burst_into_a_growing_batch_is_no_overload() -> None:
+    arrivals = np.sort(np.concatenate([poisson(1000, 0), np.linspace(800, 805, 100)]))
+    assert overload_of(batch_record(arrivals, 0.5)) is None
+
+
+def simulated(requests: int, rate: float) -> Run:
+    """Everything that comes is admitted: the batch has no bound but memory."""
+    scheduler = {"policy": "vllm", "max_batch": 4096}
+    pool = {"phases": ["prefill", "decode"], "device": "A100-80GB", "scheduler": scheduler}
+    workload = {
+        "requests": requests,
+        "arrivals": {"kind": "poisson", "rate": rate},
+        "prompt": {"kind": "fixed", "tokens": 500},
+        "output": {"kind": "fixed", "tokens": 1000},
+    }
+    deployment = Deployment.parse({"model": "Llama-3-8B", "pools": {"all": pool}})
+    return triptych.simulate(deployment, WorkloadSpec.parse(workload))
+
+
+def test_a_simulated_batch_that_grows_is_overload() -> None:
+    run = simulated(4000, rate=7.0)
+    overload, had_settled = find_overload(run.requests)
+    assert overload is not None
+    assert not had_settled
+    assert [queue.phase for queue in overload.queues] == ["system"]
+    most = len(run) / run.horizon  # the batch is large nearly all of the time
+    assert most < overload.served_rate + 1.0 < overload.arrival_rate
+
+
+@pytest.mark.parametrize("rate", [2.5, 4.0])
+def test_a_simulated_batch_that_does_not_grow_has_settled(rate: float) -> None:
+    assert find_overload(simulated(1000, rate).requests) == (None, True)
+
+
+@pytest.mark.parametrize("rate", [6.0, 10.0])
+def test_a_simulated_trace_that_is_too_short_has_not_settled(rate: float) -> None:
+    assert not settled(simulated(300, rate).requests)

@@ -10,7 +10,7 @@ from rich.console import Console
 from tests.record import build
 
 from triptych.record.metrics import summarise
-from triptych.record.summary import Overload, PhaseQueue, Summary
+from triptych.record.summary import Overload, PhaseQueue, SloResult, Summary
 from triptych.report.table import print_summary
 
 
@@ -84,7 +84,7 @@ def test_what_went_wrong_is_said(summary: Summary) -> None:
 
 
 def test_overload_comes_first_and_latencies_are_marked(summary: Summary) -> None:
-    overload = Overload(12.4, 9.8, 83.2, (PhaseQueue("prefill", 2.6, 700.0),))
+    overload = Overload(12.4, 9.8, 83.2, (PhaseQueue("prefill", 2.6, 700),))
     text = printed(replace(summary, overload=overload))
     first, *rest = text.split()
     assert first == "OVERLOADED"
@@ -100,6 +100,43 @@ def test_overload_comes_first_and_latencies_are_marked(summary: Summary) -> None
     assert "grows" not in tpot, "a queue before the first token leaves it as it is"
     bound = next(row for row in rows if "TTFT" in row and "<=" in row)
     assert bound[bound.index("<=") - 1] == "grows"
+
+
+def test_a_batch_that_grows_is_overload_in_other_words(summary: Summary) -> None:
+    overload = Overload(7.0, 4.6, 83.2, (PhaseQueue("system", 2.4, 700),))
+    text = printed(replace(summary, overload=overload, settled=False))
+    assert "the requests under way grow by 2.40 requests/s" in " ".join(text.split())
+    assert set(line_of(text, "TPOT")[1:]) == set(line_of(text, "ITL")[1:]) == {"grows"}
+    assert "grows" not in line_of(text, "TTFT"), "it is there when the first token is"
+    assert "settled" not in text, "overload says so already"
+
+
+def test_latencies_that_had_not_settled_are_marked(summary: Summary) -> None:
+    assert "settled" not in printed(replace(summary, settled=True))
+    assert "Latencies had not settled" in printed(replace(summary, settled=False))
+
+
+def test_a_bound_without_a_value_says_why(summary: Summary) -> None:
+    late = SloResult("ttft", "p99", 1.0, value=None, share=0.5, met=False)
+    none = SloResult("tpot", "p50", 1.0, value=None, share=None, met=False)
+    text = printed(replace(summary, slo=(late, none)))
+    assert "TTFT P99  never       <= 1.00 s  MISSED  50% of requests within" in text
+    assert "TPOT P50  no request  <= 1.00 s  MISSED\n" in text
+
+
+@pytest.mark.parametrize("width", [45, 60])
+def test_in_a_narrow_window_columns_are_left_out_whole(summary: Summary, width: int) -> None:
+    text = printed(summary, width)
+    assert "…" not in text
+    assert "Left out for want of width: " in text
+    assert "P99.9" in text.split("Left out")[1].split("\n\n")[0]
+    assert line_of(text, "prefill queue")[:2] == ["prefill", "queue"]
+    assert {"P50", "P99"} <= set(line_of(text, "latency"))
+    assert {"busy", "batch"} <= set(line_of(text, "pool"))
+
+
+def test_in_a_file_no_line_ends_in_blanks(summary: Summary) -> None:
+    assert [line for line in printed(summary).splitlines() if line != line.rstrip()] == []
 
 
 @pytest.mark.parametrize("width", [80, 100])

@@ -132,7 +132,7 @@ def test_mean_kv_weighs_longer_iterations_more_whether_leapt_over_or_not() -> No
         "prompt": {"kind": "fixed", "tokens": 100},
         "output": {"kind": "fixed", "tokens": 20_000},
     }
-    world = World("one pool", {"model": "opt-125m", "pools": {"all": pool}}, workload)
+    world = World("one pool", {"model": "Llama-3.1-8B", "pools": {"all": pool}}, workload)
     leapt, stepped = (triptych.summarise(world.simulate(jump=jump)).pools[0].usage for jump in (True, False))
     assert leapt.kv_mean_share == pytest.approx(stepped.kv_mean_share, rel=2e-3)
     assert leapt.kv_peak_share == stepped.kv_peak_share

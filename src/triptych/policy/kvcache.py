@@ -52,10 +52,6 @@ class KVCache:
         """Blocks that can be found by their hash, held or idle."""
         return len(self._holders)
 
-    def blocks_for(self, tokens: int) -> int:
-        """Blocks that `tokens` tokens fill, the last perhaps in part."""
-        return -(-tokens // self.block_size)
-
     def match(self, request: Request) -> int:
         """Leading blocks of the request's prompt that are cached; at least one token stays uncached."""
         if not self.prefix_cache:

@@ -40,6 +40,8 @@ class InstanceInfo:
     """Bytes/s of device memory."""
     memory_bytes: float
     weights_bytes: float
+    reserved_bytes: float
+    """Set aside for activations and for the cache of image embeddings."""
     idle_watts: float
     peak_watts: float
     dollars_per_hour: float

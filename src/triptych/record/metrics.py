@@ -6,7 +6,7 @@ MFU      FLOP/s over peak FLOP/s (PaLM, Chowdhery et al., 2022), while an instan
 MBU      bytes/s over peak bandwidth, likewise ("LLM Inference Performance Engineering", Databricks, 2023).
 Energy   idle power all the time, and more by utilisation: `power.py`.
 Cost     device-hours over the whole horizon, used or not.
-Overload `overload.py`.
+Overload, and whether latencies had settled: `overload.py`.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ def summarise(run: Run) -> Summary:
     came = ~np.isnan(run.requests["arrival"])
     counts = _counts(run, came)
     instances, pools = usages(run.instances, run.lanes, run.horizon)
+    overload, settled = find_overload(run.requests)
     return Summary(
         producer=run.producer,
         interrupted=run.interrupted,
@@ -50,7 +51,8 @@ def summarise(run: Run) -> Summary:
         throughput=_throughput(run, counts, came),
         latency=_latency(run),
         slo=tuple(_against(run, *bound) for bound in run.slo),
-        overload=find_overload(run.requests),
+        overload=overload,
+        settled=settled,
         cost=_cost(pools, counts, run.horizon) if pools else None,
         pools=pools,
         instances=instances,
@@ -108,8 +110,9 @@ def _latency(run: Run) -> dict[str, Distribution]:
 def within_slo(run: Run) -> npt.NDArray[np.bool_]:
     """Which requests finished within every bound, shape (requests,).
 
-    Of several bounds on one metric the widest counts for a single request, whatever their statistics.
-    A request of one token has no TPOT and breaks no bound on it.
+    Of several bounds on one metric the widest counts for a single request, whatever their statistics: a
+    median of 1 s beside a P99 of 3 s asks one request for 3 s. A request of one token has no TPOT and breaks
+    no bound on it.
     """
     limits: dict[str, float] = {}
     for metric, _, bound in run.slo:

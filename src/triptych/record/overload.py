@@ -1,4 +1,4 @@
-"""Whether arrivals outpaced service, told from the record alone.
+"""Whether arrivals outpaced service, and whether the trace is long enough to tell; from the record alone.
 
 A queue whose arrivals are outpaced has no mean wait: the wait grows as long as requests come. A stable
 queue at high load also grows now and then; so growth must be more than chance. The arrival window is cut
@@ -9,7 +9,8 @@ its last half)
   differences: a single burst is no trend), and
 - working off what is left at the last arrival takes more than `_DRAIN_SHARE` of the window.
 
-Closed-loop and at-once arrivals never show this: their queue is longest at the start.
+Where batches may become ever larger no queue forms: `system.py` looks at the requests under way instead.
+Closed-loop and at-once arrivals never show overload: their queue is longest at the start.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 
 from triptych.record.logs import Column, Columns, Floats, Ints
 from triptych.record.summary import Overload, PhaseQueue
+from triptych.record.system import count_upto, in_system
 
 _BLOCKS = 20
 _BEGINS = (1, 5, 10)
@@ -29,8 +31,11 @@ _DRAIN_SHARE = 0.02
 """M/D/1 at load rho leaves about rho - 1 of the window: 0.02 is too little to tell from load 1."""
 
 
-def find_overload(requests: Columns) -> Overload | None:
-    """The overload of a run, or None.
+def find_overload(requests: Columns) -> tuple[Overload | None, bool]:
+    """The overload of a run, if there is one, and whether its latencies had settled.
+
+    They had if neither a queue nor the number of requests under way grew when the last request came, and
+    the requests of the first half had ended by then. Arrivals at a single instant have nothing to settle.
 
     Args:
         requests: the raw columns; those of phases may be NaN throughout (measured from outside).
@@ -38,20 +43,23 @@ def find_overload(requests: Columns) -> Overload | None:
     arrival = requests["arrival"]
     came = ~np.isnan(arrival)
     if not came.any():
-        return None
+        return None, True
     begin, last = float(np.min(arrival[came])), float(np.max(arrival[came]))
     if last <= begin:
-        return None
+        return None, True
     edges = np.linspace(begin, last, _BLOCKS + 1)
-    arrived = _upto(edges, arrival)
+    arrived = count_upto(edges, arrival)
     found = [
         (phase, queue, first)
         for phase, queue in _queues(requests, edges).items()
         if (first := _grows_from(queue, arrived, edges)) is not None
     ]
     if not found:
-        return None
-    block = edges[1] - edges[0]
+        system = in_system(arrival[came], requests["end"][came], edges)
+        if not system.piles_up:
+            return None, system.settled
+        found = [("system", system.count, _BLOCKS // 2)]
+    block = (last - begin) / _BLOCKS
     first = min(first for _, _, first in found)
     seconds = (_BLOCKS - first) * block
     grown = sum(float(queue[-1] - queue[first]) for _, queue, _ in found)
@@ -59,15 +67,16 @@ def find_overload(requests: Columns) -> Overload | None:
     served_rate = max(came_then - grown, 0.0) / seconds
     left = sum(float(queue[-1]) for _, queue, _ in found)
     queues = [
-        PhaseQueue(phase, float(queue[-1] - queue[first]) / seconds, float(queue[-1]))
+        PhaseQueue(phase, float(queue[-1] - queue[first]) / seconds, int(queue[-1]))
         for phase, queue, _ in found
     ]
-    return Overload(
+    overload = Overload(
         arrival_rate=came_then / seconds,
         served_rate=served_rate,
         drain_seconds=left / served_rate if served_rate else None,
         queues=tuple(sorted(queues, key=lambda queue: -queue.growth)),
     )
+    return overload, False
 
 
 def _grows_from(queue: Ints, arrived: Ints, edges: Floats) -> int | None:
@@ -108,10 +117,4 @@ def _queues(requests: Columns, edges: Floats) -> Mapping[str, Ints]:
 def _waiting(edges: Floats, ready: Column, start: Column, end: Column) -> Ints:
     """How many are ready and neither started nor given up, at each edge."""
     left = np.where(np.isnan(start), end, start)
-    return _upto(edges, ready) - _upto(edges, np.where(np.isnan(ready), np.nan, left))
-
-
-def _upto(edges: Floats, times: Column) -> Ints:
-    """How many of the times, but for NaN, are at or before each edge."""
-    bins = np.searchsorted(edges, times[~np.isnan(times)])
-    return np.cumsum(np.bincount(bins, minlength=len(edges) + 1))[: len(edges)]
+    return count_upto(edges, ready) - count_upto(edges, np.where(np.isnan(ready), np.nan, left))

@@ -20,7 +20,7 @@ def active_seconds(
 
     Args:
         flops: of each batch, shape (batches,).
-        moved: bytes of device memory read and written by each batch, shape (batches,).
+        moved: bytes that each batch must at least read from device memory, shape (batches,).
         seconds: each batch took, shape (batches,); none is more than fully used.
         peak_flops: FLOP/s.
         bandwidth: bytes/s.

@@ -25,7 +25,7 @@ from triptych.record.logs import (
 )
 
 STATUSES: tuple[str, ...] = tuple(status.value for status in Status)
-"""The column `status` holds positions in this tuple, as int8."""
+"""`Run.requests["status"]` holds positions in this tuple, as int8; `Run.column("status")` their names."""
 FINISHED = STATUSES.index(Status.FINISHED.value)
 
 Producer = Literal["simulate", "serve", "bench"]
@@ -34,7 +34,7 @@ Bound = tuple[str, str, float]
 """A bound of the SLO: (metric, statistic, seconds), as `Slo.bounds()` gives them."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Run:
     """One run.
 
@@ -74,12 +74,19 @@ class Run:
         """Requests."""
         return len(self.requests["id"])
 
+    def __repr__(self) -> str:
+        instances = f"{len(self.instances):,} instance{'' if len(self.instances) == 1 else 's'}"
+        finished = f"{int(self.finished.sum()):,} of {len(self):,} requests finished"
+        return f"<Run by {self.producer}: {finished}, {instances}, {self.horizon:.6g} s>"
+
     def column(self, name: str) -> Column:
-        """A raw or derived column of the requests, shape (requests,).
+        """A raw or derived column of the requests, shape (requests,); `status` as names.
 
         Raises:
             KeyError: there is no such column.
         """
+        if name == "status":
+            return np.array(STATUSES)[self.requests["status"]]
         if name in self.requests:
             return self.requests[name]
         return (self.inter_token if name.startswith("itl_") else self.latencies)[name]

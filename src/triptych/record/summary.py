@@ -41,7 +41,7 @@ class Counts:
     """Their client went away."""
     timed_out: int
     rejected: int
-    """Could never have been served: too large for the instances."""
+    """Could never have been served: longer than the model's context, or too large for the instances."""
     unfinished: int
     """Waiting or running when the run ended."""
     preemptions: int
@@ -93,9 +93,11 @@ class PhaseQueue:
     """A queue that grew as long as requests came."""
 
     phase: str
+    """What is waited for: encode, prefill or decode. `system`: no queue grew, but the number of requests
+    under way did, running or not."""
     growth: float
-    """Requests/s."""
-    length: float
+    """Requests/s by which it became longer."""
+    length: int
     """Requests in it when the last one came."""
 
 
@@ -134,7 +136,8 @@ class Usage:
     """Of KV blocks, the mean over busy time."""
     kv_peak_share: float | None
     memory_peak_share: float | None
-    """Of device memory: weights, and KV at its peak."""
+    """Of device memory: weights, what is set aside for activations and image embeddings, and KV at its peak;
+    every device taken to be as full as the fullest of its instance."""
     mfu: float | None
     """FLOP/s while busy over peak FLOP/s (PaLM, Chowdhery et al. 2022)."""
     mbu: float | None
@@ -193,6 +196,9 @@ class Summary:
     decode_queue, transfer_seconds."""
     slo: tuple[SloResult, ...]
     overload: Overload | None
+    settled: bool
+    """False if requests became ever more until the last one came, or those of the first half had not ended:
+    latencies are those of so short a trace, and would be others in a longer one."""
     cost: Cost | None
     """None where the instances are not known (bench)."""
     pools: tuple[PoolUsage, ...]

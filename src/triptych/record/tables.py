@@ -33,8 +33,10 @@ def write_requests(run: Run, path: Path) -> None:
     """A row a request; `status` as text."""
     import pyarrow as pa
 
-    columns: dict[str, Any] = {name: run.column(name) for name in _ALL_REQUEST_COLUMNS}
-    codes = pa.array(columns["status"], pa.int8())
+    columns: dict[str, Any] = {
+        name: None if name == "status" else run.column(name) for name in _ALL_REQUEST_COLUMNS
+    }
+    codes = pa.array(run.requests["status"], pa.int8())
     columns["status"] = pa.DictionaryArray.from_arrays(codes, pa.array(STATUSES))
     write_table(columns, path, _ALL_REQUEST_COLUMNS)
 

@@ -127,7 +127,8 @@ def _usage(infos: list[InstanceInfo], tally: _Tally, kv_peak: float | None, hori
     time = horizon * len(infos)
     memory = sum(info.memory_bytes for info in infos)
     # Instances of a pool are equal, so that the first one's block size is that of all.
-    held = sum(info.weights_bytes for info in infos) + tally.kv_peak * infos[0].kv_block_bytes
+    held = sum(info.weights_bytes + info.reserved_bytes for info in infos)
+    held += tally.kv_peak * infos[0].kv_block_bytes
     dollars_per_hour = sum(info.dollars_per_hour for info in infos)
     return Usage(
         devices=sum(info.devices for info in infos),

@@ -1,17 +1,32 @@
-"""The summary of a run as terminal tables, which fit in 80 columns and read as well in a file."""
+"""The summary of a run as terminal tables, which fit where they are printed and read as well in a file."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from triptych.record.summary import Overload, PoolUsage, SloResult, Summary
+from triptych.record.summary import Overload, PhaseQueue, PoolUsage, SloResult, Summary
 from triptych.report.format import NONE, count, dollars, number, percent, scaled, seconds
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.table import Table
 
-_STATISTICS = ("mean", "p50", "p90", "p95", "p99", "p99.9")
+_STATISTICS = {"mean": 3, "p50": 0, "p90": 2, "p95": 4, "p99": 1, "p99.9": 5}
+_POOL_COLUMNS = {
+    "busy": 0,
+    "batch": 1,
+    "tokens": 5,
+    "KV use": 2,
+    "MFU": 3,
+    "MBU": 4,
+    "energy": 7,
+    "$/h": 6,
+}
+"""Columns, and in which order they are left out where they do not fit: the highest number first."""
+_WIDE = 1000
+_POOL_WIDTH = 18
+"""Longer names of pools and devices are broken: the figures are worth more."""
 _METRICS = {
     "ttft": "TTFT",
     "tpot": "TPOT",
@@ -26,38 +41,71 @@ _METRICS = {
 
 _GROWS = "grows"
 _OVERLOADED = "Overloaded: what grows is as long as the trace lets it become."
-_POOL_COLUMNS = "batch, tokens: of a mean iteration. KV use: mean/peak. KV, MFU, MBU: while busy."
+_UNSETTLED = "Latencies had not settled when the last request came: a longer trace may have others."
+_POOL_NOTE = "batch, tokens: of a mean iteration. KV use: mean/peak. KV, MFU, MBU: while busy."
 
 
 def print_summary(summary: Summary, console: Console) -> None:
     """Prints what an engineer wants to see of a run at a glance."""
+    if console.is_terminal:
+        _print_parts(summary, console)
+        return
+    with console.capture() as captured:
+        _print_parts(summary, console)
+    lines = captured.get().splitlines()
+    console.out("\n".join(line.rstrip() for line in lines), highlight=False)
+
+
+def _print_parts(summary: Summary, console: Console) -> None:
     if summary.overload is not None:
         _print(console, _overload(summary.overload))
     _print(console, _headline(summary))
-    _print(console, _latencies(summary), note=_OVERLOADED if summary.overload is not None else "")
+    latencies, left_out = _fitting(console, _STATISTICS, lambda names: _latencies(summary, names))
+    said = _OVERLOADED if summary.overload is not None else "" if summary.settled else _UNSETTLED
+    _print(console, latencies, said, left_out)
     if summary.pools:
-        _print(console, _pools(summary.pools), note=_POOL_COLUMNS)
+        pools, left_out = _fitting(console, _POOL_COLUMNS, lambda names: _pools(summary.pools, names))
+        _print(console, pools, _POOL_NOTE, left_out)
     if summary.slo:
         _print(console, _slo(summary.slo, _growing(summary.overload)))
 
 
-def _print(console: Console, part: RenderableType, note: str = "") -> None:
+def _print(console: Console, part: RenderableType, *notes: str) -> None:
     console.print()
     console.print(part, highlight=False)
-    if note:
+    for note in filter(None, notes):
         console.print(note, style="dim italic", highlight=False)
 
 
+def _fitting(
+    console: Console, columns: Mapping[str, int], make: Callable[[Sequence[str]], Table]
+) -> tuple[Table, str]:
+    """The table with as many of its columns as fit, and which were left out: the highest numbers first."""
+    from rich.measure import Measurement
+
+    kept = list(columns)
+    for name in sorted(columns, key=lambda name: -columns[name]):
+        needs = Measurement.get(console, console.options.update(max_width=_WIDE), make(kept)).maximum
+        if needs <= console.width:
+            break
+        kept.remove(name)
+    left_out = [_heading(name) for name in columns if name not in kept]
+    return make(kept), f"Left out for want of width: {', '.join(left_out)}." if left_out else ""
+
+
 def _overload(overload: Overload) -> str:
-    grows = " and ".join(
-        f"the {queue.phase} queue grows by {number(queue.growth)} requests/s" for queue in overload.queues
-    )
+    grows = " and ".join(_grows_by(queue) for queue in overload.queues)
     drain = overload.drain_seconds
     left = f" Working off what the last arrival leaves takes {seconds(drain)}." if drain is not None else ""
     return (
         f"[bold red]OVERLOADED[/]  {number(overload.arrival_rate)} requests/s come, "
         f"{number(overload.served_rate)}/s are served: {grows}.{left}"
     )
+
+
+def _grows_by(queue: PhaseQueue) -> str:
+    who = "the requests under way grow" if queue.phase == "system" else f"the {queue.phase} queue grows"
+    return f"{who} by {number(queue.growth)} requests/s"
 
 
 def _headline(summary: Summary) -> Table:
@@ -79,7 +127,7 @@ def _headline(summary: Summary) -> Table:
     table.add_row("requests", ", ".join([f"{whole} in {seconds(summary.horizon)}", *ends]))
     details = []
     if counts.rejected:
-        table.add_row("", "rejected: more KV or image embeddings than an instance can ever hold")
+        table.add_row("", "rejected: longer than the model's context, or than an instance has memory for")
     if counts.preemptions:
         details.append(count(counts.preemptions, "preemption"))
     if counts.cached_tokens:
@@ -106,15 +154,16 @@ def _headline(summary: Summary) -> Table:
     return table
 
 
-def _latencies(summary: Summary) -> Table:
-    table = _table("latency", [name.upper() if name != "mean" else name for name in _STATISTICS])
+def _latencies(summary: Summary, statistics: Sequence[str]) -> Table:
+    table = _table("latency", [_heading(name) for name in statistics])
+    table.columns[0].no_wrap = True
     growing = _growing(summary.overload)
     for name, label in _METRICS.items():
         values = summary.latency[name]
         # Times that are zero throughout belong to phases or transfers that the deployment does not have.
         if values.count and values.max:
             grows = name in growing
-            cells = [_GROWS if grows else seconds(values.at(statistic)) for statistic in _STATISTICS]
+            cells = [_GROWS if grows else seconds(values.at(statistic)) for statistic in statistics]
             table.add_row(label, *cells, style="dim" if grows else None)
     return table
 
@@ -125,26 +174,31 @@ def _growing(overload: Overload | None) -> set[str]:
         return set()
     phases = {queue.phase for queue in overload.queues}
     before_first_token = {"ttft"} if phases & {"encode", "prefill"} else set()
-    return {"e2e", "e2e_per_token"} | before_first_token | {f"{phase}_queue" for phase in phases}
+    of_iterations = {"tpot", "itl"} if "system" in phases else set()
+    queues = {f"{phase}_queue" for phase in phases}
+    return {"e2e", "e2e_per_token"} | before_first_token | of_iterations | queues
 
 
-def _pools(pools: tuple[PoolUsage, ...]) -> Table:
-    headings = ["busy", "batch", "tokens", "KV use", "MFU", "MBU", "energy", "$/h"]
-    table = _table("pool", headings)
+def _pools(pools: tuple[PoolUsage, ...], columns: Sequence[str]) -> Table:
+    table = _table("pool", columns)
+    table.columns[0].max_width = _POOL_WIDTH
+    table.columns[0].overflow = "fold"
     for pool in pools:
         use = pool.usage
         phases = "" if pool.phases == (pool.pool,) else f"{'+'.join(pool.phases)}\n"
         kv = f"{percent(use.kv_mean_share)}/{percent(use.kv_peak_share)}"
+        cells = {
+            "busy": percent(use.busy_share),
+            "batch": number(use.mean_batch),
+            "tokens": number(use.tokens_per_iteration or None),
+            "KV use": NONE if use.kv_mean_share is None else kv,
+            "MFU": percent(use.mfu),
+            "MBU": percent(use.mbu),
+            "energy": scaled(use.energy_joules, "J"),
+            "$/h": number(use.dollars_per_hour),
+        }
         table.add_row(
-            f"{pool.pool}\n[dim]{phases}{_devices(pool)}[/]",
-            percent(use.busy_share),
-            number(use.mean_batch),
-            number(use.tokens_per_iteration or None),
-            NONE if use.kv_peak_share is None else kv,
-            percent(use.mfu),
-            percent(use.mbu),
-            scaled(use.energy_joules, "J"),
-            number(use.dollars_per_hour),
+            f"{pool.pool}\n[dim]{phases}{_devices(pool)}[/]", *(cells[column] for column in columns)
         )
     return table
 
@@ -156,17 +210,29 @@ def _devices(pool: PoolUsage) -> str:
 
 def _slo(results: tuple[SloResult, ...], growing: set[str]) -> Table:
     table = _grid()
+    for _ in range(5):
+        table.add_column(overflow="fold")
     for number_, result in enumerate(results):
         verdict = "[green]met[/]" if result.met else "[bold red]MISSED[/]"
         table.add_row(
             "" if number_ else "SLO",
-            f"{_METRICS[result.metric]} {result.statistic.upper() if result.statistic != 'mean' else 'mean'}",
-            _GROWS if result.metric in growing else seconds(result.value),
+            f"{_METRICS[result.metric]} {_heading(result.statistic)}",
+            _GROWS if result.metric in growing else _value(result),
             f"<= {seconds(result.bound)}",
             verdict,
-            f"{percent(result.share)} of requests within",
+            "" if result.share is None else f"{percent(result.share)} of requests within",
         )
     return table
+
+
+def _value(result: SloResult) -> str:
+    if result.value is not None:
+        return seconds(result.value)
+    return "no request" if result.share is None else "never"
+
+
+def _heading(statistic: str) -> str:
+    return statistic.upper() if statistic[1:2].isdigit() else statistic
 
 
 def _grid() -> Table:
@@ -177,7 +243,7 @@ def _grid() -> Table:
     return table
 
 
-def _table(name: str, headings: list[str]) -> Table:
+def _table(name: str, headings: Sequence[str]) -> Table:
     from rich import box
     from rich.table import Table
 

@@ -37,7 +37,7 @@ def build(
         problem = "no pool runs encode, and the workload has images; add encode to the phases of one"
         raise SpecError("pools", problem, file=file)
     traffic = Traffic(requests, model, hash_block_size=_hash_block_size(deployment))
-    simulator = Simulator(traffic, jump=jump)
+    simulator = Simulator(traffic, jump=jump, max_context=model.text.max_context)
     lane_numbers = count()
     for plan in plans:
         first = len(simulator.instances)

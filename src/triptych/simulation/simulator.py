@@ -58,9 +58,10 @@ class Simulator:
     Args:
         traffic: the requests.
         jump: whether repeated batches are run in one leap; the result is the same, to rounding.
+        max_context: tokens that the model's positions reach: a longer request is rejected.
     """
 
-    def __init__(self, traffic: Traffic, *, jump: bool = True) -> None:
+    def __init__(self, traffic: Traffic, *, jump: bool = True, max_context: int = maxsize) -> None:
         self.jump = jump
         self.traffic = traffic
         self.recorder = Recorder(len(traffic))
@@ -68,8 +69,8 @@ class Simulator:
         self.instances: list[Instance] = []
         self.serving: list[list[Instance]] = [[] for _ in Phase]
         """By phase, the instances that run it."""
-        self._max_context = maxsize
-        """Tokens that a request may have in the smallest KV cache."""
+        self._max_context = max_context
+        """Tokens that a request may have: of the model, or of the smallest KV cache."""
         self._embeddings: list[EmbeddingCache] = []
         """One of each pool: all of a pool are alike."""
         self.routers: list[Router | None] = [None for _ in Phase]

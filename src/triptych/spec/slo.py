@@ -21,7 +21,7 @@ Bound = Annotated[Seconds, Field(gt=0)]
 class Slo(Spec):
     """For each metric, the largest value that a statistic over all requests may take.
 
-    A request counts towards goodput when each of its own metrics is within `limits()`.
+    A request counts towards goodput when each of its own metrics is within the widest bound on it.
     """
 
     ttft: dict[Statistic, Bound] = Field(default={})
@@ -66,14 +66,3 @@ class Slo(Spec):
             for metric in METRICS
             for statistic, seconds in getattr(self, metric).items()
         ]
-
-    def limits(self) -> dict[Metric, float]:
-        """What one request must keep to be good: metric -> seconds.
-
-        Of several bounds on a metric the widest counts: a median of 1 s beside a P99 of 3 s asks one
-        request for 3 s.
-        """
-        limits: dict[Metric, float] = {}
-        for metric, _, seconds in self.bounds():
-            limits[metric] = max(seconds, limits.get(metric, 0.0))
-        return limits
