@@ -1,0 +1,82 @@
+"""A sweep finds the rate from which on a server falls behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from triptych.bench import sweep
+from triptych.bench.console import sweep_and_report
+from triptych.bench.server import Server
+from triptych.spec.base import SpecError
+from triptych.spec.workload import WorkloadSpec
+
+from .fake_server import serving
+
+
+def workload(**fields: Any) -> WorkloadSpec:
+    defaults = {
+        "requests": 150,
+        "arrivals": {"kind": "constant", "rate": 1},
+        "prompt": {"kind": "fixed", "tokens": 8},
+        "output": {"kind": "fixed", "tokens": 2},
+    }
+    return WorkloadSpec.parse(defaults | fields)
+
+
+def test_the_capacity_of_a_single_server_is_found() -> None:
+    """It takes 8 ms a request: 125 requests/s."""
+    with serving(service=0.008) as fake:
+        found = sweep(workload(arrivals={"kind": "poisson", "rate": 1}), fake.url, 100)
+    assert found.capacity == pytest.approx(125, rel=0.12)
+    high = [point for point in found.points if point.rate > 160]
+    assert high
+    assert all("are answered" in point.problem for point in high)
+
+
+def test_the_slo_bounds_it_before_throughput_does() -> None:
+    """Above 160 requests/s an answer waits 0.2 s here, however many there are."""
+    with serving() as fake:
+
+        def slow_down(body: Any) -> None:
+            recent = [time for time in fake.times[-9:] if time > fake.times[-1] - 1]
+            span = fake.times[-1] - recent[0]
+            fake.first = 0.2 if len(recent) == 9 and span < 8 / 160 else 0.0
+
+        fake.refuse = slow_down
+        spec = workload(requests=60, slo={"ttft": {"p90": "100 ms"}})
+        found = sweep(spec, fake.url, 120)
+    assert found.capacity == pytest.approx(160, rel=0.1)
+    assert {point.problem for point in found.points} == {"", "TTFT p90 is above 0.1 s"}
+
+
+def test_every_rate_has_contents_of_its_own() -> None:
+    with serving(service=0.004) as fake:
+        found = sweep(workload(requests=60), fake.url, 200)
+    prompts = [tuple(body["prompt"]) for body in fake.asked]
+    assert len(found.points) > 2
+    assert len(set(prompts)) == len(prompts) == 60 * len(found.points)
+
+
+def test_a_workload_without_rate_is_refused() -> None:
+    with pytest.raises(SpecError, match="arrivals: closed arrivals have no rate to sweep"):
+        sweep(workload(arrivals={"kind": "closed", "concurrency": 2}), "http://127.0.0.1:9/v1", 1)
+
+
+def test_a_sweep_leaves_a_table_and_the_run_of_each_rate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "w.yaml").write_text(workload(requests=60).to_yaml())
+    with serving(service=0.004) as fake:
+        out = tmp_path / "sweep"
+        assert sweep_and_report(tmp_path / "w.yaml", Server(fake.url), [], start=150, out=out, warmup=0)
+    table = json.loads((out / "sweep.json").read_text())
+    rates = [row["rate"] for row in table["points"]]
+    assert rates == sorted(rates)
+    assert all((out / row["folder"] / "run.json").is_file() for row in table["points"])
+    assert [row["keeps_up"] for row in table["points"]].count(True) >= 1
+    shown = capsys.readouterr().out
+    assert f"keeps up with {table['capacity']:.0f} requests/s" in shown
