@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEV := .venv-dev
-SOURCES := src tests benchmarks
+SOURCES := src tests benchmarks examples
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 # make demo TRACE=AzureLLMInferenceTrace_conv.csv replays a trace of the Azure Public Dataset 2023.
@@ -15,9 +15,10 @@ endif
 
 .PHONY: demo test lint format bench clean
 
-demo: $(VENV)/installed  ## predict a vision-language model split over encode, prefill and decode pools
+demo: $(VENV)/installed  ## predict a large deployment; then predict, serve and bench a small one on this machine
 	$(BIN)/triptych simulate examples/deployments/epd.yaml examples/workloads/vision-chat.yaml \
 	  --out runs/demo --trace $(REPLAY)
+	$(BIN)/python examples/serve_and_bench.py
 
 test: lint  ## lint, types, import walls and all tests
 	$(DEV)/bin/pytest -n auto
@@ -45,8 +46,8 @@ bench: $(VENV)/installed  ## how fast the simulator is
 $(VENV)/installed: pyproject.toml $(shell find src -name '*.py' -o -name '*.json' -o -name '*.yaml') | $(VENV)/bin/python
 	rm -rf $(VENV)/build && mkdir $(VENV)/build && cp -r src pyproject.toml README.md LICENSE $(VENV)/build/
 	@if command -v cc >/dev/null; then echo "Compiling the simulator's hot path: once, about a minute"; fi
-	@{ command -v cc && HATCH_BUILD_HOOKS_ENABLE=1 $(INSTALL) $(VENV)/build; } >$(VENV)/build.log 2>&1 \
-	  || $(INSTALL) $(VENV)/build
+	@{ command -v cc && HATCH_BUILD_HOOKS_ENABLE=1 $(INSTALL) '$(VENV)/build[engine,bench]'; } >$(VENV)/build.log 2>&1 \
+	  || $(INSTALL) '$(VENV)/build[engine,bench]'
 	touch $@
 
 # What developers run: the sources as they stand.

@@ -30,6 +30,13 @@ class Batches(str, Enum):  # noqa: UP042 - typer shows the values of a str enum
     OFF = "off"
 
 
+class Api(str, Enum):  # noqa: UP042 - as above
+    """Which of a server's two APIs to use."""
+
+    COMPLETIONS = "completions"
+    CHAT = "chat"
+
+
 @app.command()
 def simulate(
     deployment: Annotated[Path, typer.Argument(help="YAML file that says which phases run where.")],
@@ -62,6 +69,115 @@ def simulate(
     )
     if not finished:
         raise typer.Exit(130)  # as a shell reports an interrupt
+
+
+@app.command()
+def bench(
+    workload: Annotated[Path, typer.Argument(help="YAML file that says which requests come when.")],
+    url: Annotated[str, typer.Option(help="Of a server with the OpenAI API, up to and with /v1.")] = (
+        "http://127.0.0.1:8000/v1"
+    ),
+    model: Annotated[
+        str | None, typer.Option(help="Name of the model; the only one that is served by default.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the run record.")] = None,
+    override: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="FIELD=VALUE",
+            help="Change a field of the workload, such as arrivals.rate=8. May be given again.",
+        ),
+    ] = None,
+    slo: Annotated[
+        list[str] | None,
+        typer.Option(metavar="BOUND", help='A bound, such as "ttft.p99=1 s". May be given again.'),
+    ] = None,
+    warmup: Annotated[int, typer.Option(help="Requests that are sent before and not counted.")] = 0,
+    rate: Annotated[
+        float | None,
+        typer.Option("--sweep", metavar="RATE", help="Find the highest rate kept up with, from this on."),
+    ] = None,
+    api: Annotated[
+        Api | None, typer.Option(help="Which API; chat by default if the workload has images.")
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="Folder of the model: prompts are sent as text, not as token ids.")
+    ] = None,
+    ignore_eos: Annotated[
+        bool, typer.Option(help="Ask for outputs of exactly the declared length; OpenAI has no such field.")
+    ] = True,
+    retries: Annotated[int, typer.Option(help="Times a request is sent again if the server is busy.")] = 0,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="OPENAI_API_KEY", show_envvar=True, help="Key of the server.")
+    ] = None,
+) -> None:
+    """Measure latency and throughput of any OpenAI-compatible server under a workload."""
+    try:
+        from triptych.bench.console import bench_and_report, sweep_and_report
+        from triptych.bench.server import Server
+    except ModuleNotFoundError as error:
+        problem = f"needs the package {error.name}; pip install 'triptych[bench]'"
+        raise SpecError("bench", problem) from None
+    server = Server(
+        url,
+        model,
+        None if api is None else api.value,
+        tokenizer,
+        ignore_eos=ignore_eos,
+        retries=retries,
+        api_key=api_key,
+    )
+    overrides = [*(override or []), *(f"slo.{bound}" for bound in slo or [])]
+    if rate is None:
+        finished = bench_and_report(workload, server, overrides, out=out, warmup=warmup)
+    else:
+        finished = sweep_and_report(workload, server, overrides, start=rate, out=out, warmup=warmup)
+    if not finished:
+        raise typer.Exit(130)
+
+
+@app.command()
+def serve(
+    deployment: Annotated[Path, typer.Argument(help="YAML file with one pool that runs all phases.")],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any that is free.")] = 8000,
+    model_name: Annotated[
+        str | None, typer.Option(metavar="ALIAS", help="Another name for the model.")
+    ] = None,
+    max_queue: Annotated[
+        int, typer.Option(min=1, help="Answers that may wait for their first token.")
+    ] = 1024,
+    max_body_mb: Annotated[float, typer.Option(min=0.001, help="Size of a request.")] = 64.0,
+    request_timeout: Annotated[
+        float, typer.Option(min=0.001, metavar="SECONDS", help="From a request to the end of its answer.")
+    ] = 600.0,
+    allow_image_url: Annotated[
+        list[str] | None,
+        typer.Option(metavar="HOST", help="Fetch images from this host. May be given again."),
+    ] = None,
+    record: Annotated[Path | None, typer.Option(help="Folder for the run record.")] = None,
+    override: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="Change a field. May be given again."),
+    ] = None,
+) -> None:
+    """Serve a deployment under the OpenAI API until SIGTERM or Ctrl-C."""
+    try:
+        from triptych.engine.server import main as server
+    except ModuleNotFoundError as error:
+        raise SpecError("", f"serving needs {error.name}; pip install 'triptych[engine]'") from None
+
+    settings = server.Settings(
+        host=host,
+        port=port,
+        max_queue=max_queue,
+        max_body_mb=max_body_mb,
+        request_timeout=request_timeout,
+        image_hosts=tuple(allow_image_url or ()),
+    )
+    code = server.serve(deployment, override or [], settings=settings, record=record, model_name=model_name)
+    raise typer.Exit(code)
 
 
 @app.command()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from hashlib import blake2b
 from io import BytesIO
 from pathlib import Path
@@ -20,6 +19,7 @@ from triptych.spec.base import SpecError
 
 MAX_PIXELS = 64_000_000
 """Of a file as it is, before it is made smaller: a small file may unpack to gigabytes."""
+Image.MAX_IMAGE_PIXELS = None  # the limit is ours, and comes with a line that says what is wrong
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
 
@@ -97,14 +97,12 @@ def _open(file: bytes) -> Image.Image:
         ValueError: it is none, broken or too large.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit is ours
-            image = Image.open(BytesIO(file), formats=_FORMATS)
+        image = Image.open(BytesIO(file), formats=_FORMATS)
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise ValueError(f"{width}x{height} is more than {MAX_PIXELS // 10**6} million pixels")
         return image.convert("RGB")
     except UnidentifiedImageError:
         raise ValueError(f"this is no image in one of the formats {', '.join(_FORMATS)}") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError) as error:
         raise ValueError(f"the image is broken: {error}") from None

@@ -126,7 +126,7 @@ def _headline(summary: Summary) -> Table:
     whole = f"{counts.finished:,} of {count(counts.requests, 'request')} finished"
     table.add_row("requests", ", ".join([f"{whole} in {seconds(summary.horizon)}", *ends]))
     details = []
-    if counts.rejected:
+    if counts.rejected and summary.producer != "bench":
         table.add_row("", "rejected: longer than the model's context, or than an instance has memory for")
     if counts.preemptions:
         details.append(count(counts.preemptions, "preemption"))

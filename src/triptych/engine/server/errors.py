@@ -1,0 +1,61 @@
+"""What can go wrong with a request, and how the OpenAI API words it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_TYPES = {
+    401: "authentication_error",
+    404: "not_found_error",
+    408: "timeout_error",
+    409: "conflict_error",
+    500: "server_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+RETRY_SECONDS = 1
+"""What `Retry-After` says: a queue moves on within about an iteration or two."""
+
+
+class ApiError(Exception):
+    """The answer is an error.
+
+    Args:
+        status: of HTTP.
+        message: one line for the client, with the mend.
+        param: the field of the request that is at fault.
+        code: a word that programs can tell the error by.
+    """
+
+    def __init__(
+        self, status: int, message: str, *, param: str | None = None, code: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.param = param
+        self.code = code
+
+    def body(self) -> dict[str, Any]:
+        """The error as OpenAI writes it, as an answer or as a data event."""
+        kind = _TYPES.get(self.status, "invalid_request_error")
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+    def headers(self) -> dict[str, str]:
+        """Beyond those of every answer."""
+        headers = {}
+        if self.status == 503:
+            headers["retry-after"] = str(RETRY_SECONDS)
+        if self.status in (408, 413):
+            headers["connection"] = "close"  # what is left of the body would be taken for the next request
+        return headers
+
+
+def invalid(message: str, param: str | None = None, code: str | None = None) -> ApiError:
+    """The request is at fault."""
+    return ApiError(400, message, param=param, code=code)
+
+
+def unavailable(message: str, code: str) -> ApiError:
+    """Nothing is wrong with the request; there is no room or no worker for it now."""
+    return ApiError(503, message, code=code)

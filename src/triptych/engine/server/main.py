@@ -1,0 +1,79 @@
+"""`triptych serve`: a deployment file becomes a server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from triptych.engine.server.prompts import Images, Vocabulary
+from triptych.engine.server.server import Server, Settings
+from triptych.plan import plan_pools
+from triptych.record.folder import check_target
+from triptych.spec.deployment import Deployment
+
+__all__ = ["Settings", "serve"]
+
+_LONGEST_FOLDER = 60
+"""Characters: the path of a socket has 107 at the most."""
+
+
+def serve(
+    deployment: Path,
+    overrides: Sequence[str] = (),
+    *,
+    settings: Settings | None = None,
+    record: Path | None = None,
+    model_name: str | None = None,
+) -> int:
+    """Serves a deployment until it is told to stop by SIGTERM or SIGINT.
+
+    Args:
+        deployment: YAML file; one pool that runs all phases.
+        overrides: `path.to.field=value`, of the deployment.
+        settings: of the server.
+        record: folder for the run record, which is written when the server ends.
+        model_name: another name for the model, which is listed before its own.
+
+    Returns:
+        The exit code: 0 after it was told to stop, 2 where the worker says that the deployment cannot be
+        served (on standard error), 1 where it dies too often, 130 after a second signal.
+
+    Raises:
+        SpecError: the deployment, or a setting, is wrong.
+    """
+    logging.basicConfig(stream=sys.stderr, format="triptych: %(message)s", level=logging.WARNING)
+    declared = Deployment.load(deployment, overrides)
+    plan_pools(declared, deployment)  # what is wrong with it is said before the worker has started
+    if record is not None:
+        check_target(record)
+
+    def load() -> tuple[Vocabulary, Images | None]:
+        # These import torch and transformers, which takes seconds.
+        from triptych.engine.images import load_image_reader
+        from triptych.engine.tokenizer import load_tokenizer
+
+        vocabulary = Vocabulary(load_tokenizer(declared.model, file=deployment))
+        return vocabulary, load_image_reader(declared.model, file=deployment)
+
+    names = (declared.model,) if model_name is None else (model_name, declared.model)
+    with tempfile.TemporaryDirectory(prefix="triptych-", dir=_folder()) as private:
+        directory = Path(private)
+        file = deployment
+        if overrides:
+            file = directory / deployment.name
+            file.write_text(declared.to_yaml(), encoding="utf-8")
+        command = [sys.executable, "-m", "triptych.engine.worker", "--deployment", str(file)]
+        if record is not None:
+            command += ["--record", str(record)]
+        server = Server(settings or Settings(), names, load, command, directory)
+        with asyncio.Runner(loop_factory=server.loop_factory) as runner:
+            return runner.run(server.run())
+
+
+def _folder() -> str | None:
+    """Where to put the sockets; None: where temporary files go."""
+    return "/tmp" if len(tempfile.gettempdir()) > _LONGEST_FOLDER else None

@@ -1,0 +1,251 @@
+"""`triptych serve` with a real model: the command, the worker process, and what comes out of it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from io import BytesIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import httpx
+import numpy as np
+import openai
+import pytest
+import torch
+import yaml
+from PIL import Image
+from tests.engine import tiny
+
+from triptych.engine.images import load_image_reader
+from triptych.engine.server.prompts import Vocabulary, expand
+from triptych.engine.tokenizer import load_tokenizer
+from triptych.record import read_run
+
+QUESTION = "what is this"
+OUTPUT = 12
+
+
+@dataclass
+class Process:
+    """A server that was started from the command line."""
+
+    process: subprocess.Popen[str]
+    url: str
+    model: str
+    record: Path
+
+    @property
+    def client(self) -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=60)
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(30)
+
+
+@contextmanager
+def serving(family: str, folder: Path, *options: str) -> Iterator[Process]:
+    """`triptych serve` of a tiny model."""
+    model = f"random:{tiny.config_file(family, folder)}"
+    images = family in tiny.IMAGE_FAMILIES
+    pool = {
+        "phases": ["encode", "prefill", "decode"] if images else ["prefill", "decode"],
+        "device": "CPU",
+        "precision": dict.fromkeys(("weights", "kv", "compute"), "fp32"),
+        "scheduler": {"policy": "unified" if images else "sarathi", "max_batch": 32},
+        "kv_blocks": 300,
+        "prefix_cache": True,
+    }
+    if images:
+        pool["embedding_cache"] = "1 MB"
+    file = folder / "deployment.yaml"
+    file.write_text(yaml.safe_dump({"model": model, "pools": {"all": pool}}), encoding="utf-8")
+    record = folder / "record"
+    command = [sys.executable, "-m", "triptych", "serve", str(file), "--port", "0", "--record", str(record)]
+    environment = {**os.environ, "PYTHONPATH": "src", "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [*command, *options],
+        cwd=Path(__file__).parents[2],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stderr is not None
+        said = ""
+        for line in process.stderr:
+            said += line
+            found = re.search(r"http://[\d.:]+", line)
+            if found:
+                yield Process(process, found[0], model, record)
+                break
+        else:
+            pytest.fail(said)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="module")
+def text_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    with serving("qwen3", tmp_path_factory.mktemp("text"), "--model-name", "tiny") as process:
+        yield process
+
+
+def photograph(seed: int, width: int = 70, height: int = 50) -> bytes:
+    noise = np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    file = BytesIO()
+    Image.fromarray(noise).save(file, "PNG")
+    return file.getvalue()
+
+
+@cache
+def reference(family: str, files: tuple[bytes, ...] = ()) -> str:
+    """What transformers answers."""
+    torch.set_num_threads(1)
+    with TemporaryDirectory() as folder:
+        loaded = tiny.build(family, Path(folder), attention="eager")
+        name = f"random:{tiny.config_file(family, Path(folder))}"
+        vocabulary = Vocabulary(load_tokenizer(name))
+        reader = load_image_reader(name)
+    content: Any = [{"type": "image"} for _ in files] + [{"type": "text", "text": QUESTION}]
+    tokenizer = vocabulary._tokenizer
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": content if files else QUESTION}],
+        tokenize=False,
+        add_generation_prompt=True,
+    )
+    tokens = vocabulary.encode(str(text), special=False)
+    more: dict[str, Any] = {}
+    if files:
+        assert reader is not None
+        images = [reader.read(file) for file in files]
+        tokens = expand(tokens, images, reader.placeholder)
+        more["image_grid_thw"] = torch.tensor([image.grid for image in images])
+        pixels = [np.frombuffer(image.pixels, "<f4").reshape(np.prod(image.grid), -1) for image in images]
+        more["pixel_values"] = torch.tensor(np.concatenate(pixels))
+        more["mm_token_type_ids"] = (torch.tensor([tokens]) == reader.placeholder).int()
+    ids = torch.tensor([tokens])
+    more["attention_mask"] = torch.ones_like(ids)
+    out = loaded.model.generate(
+        ids, max_new_tokens=OUTPUT, do_sample=False, eos_token_id=None, pad_token_id=0, **more
+    )
+    return vocabulary.decode(out[0, len(tokens) :].tolist())
+
+
+def ask(server: Process, files: tuple[bytes, ...] = (), **more: Any) -> Any:
+    urls = ["data:image/png;base64," + base64.b64encode(file).decode() for file in files]
+    content: Any = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+    content.append({"type": "text", "text": QUESTION})
+    return server.client.chat.completions.create(
+        model=server.model,
+        messages=[{"role": "user", "content": content}],
+        max_tokens=OUTPUT,
+        temperature=0,
+        extra_body={"ignore_eos": True},
+        **more,
+    )
+
+
+def test_an_answer_is_that_of_transformers(text_server: Process) -> None:
+    answer = ask(text_server)
+    assert answer.choices[0].message.content == reference("qwen3")
+    assert answer.choices[0].finish_reason == "length"
+    assert answer.usage.completion_tokens == OUTPUT
+    again = ask(text_server)
+    assert again.choices[0].message.content == reference("qwen3")
+    assert again.usage.prompt_tokens_details.cached_tokens > 0
+
+
+def test_a_stream_is_that_of_transformers(text_server: Process) -> None:
+    chunks = ask(text_server, stream=True, stream_options={"include_usage": True})
+    *parts, usage = list(chunks)
+    assert "".join(part.choices[0].delta.content or "" for part in parts) == reference("qwen3")
+    assert usage.usage.completion_tokens == OUTPUT
+
+
+def test_log_probabilities_are_those_of_the_tokens(text_server: Process) -> None:
+    content = ask(text_server, logprobs=True, top_logprobs=2).choices[0].logprobs.content
+    assert len(content) == OUTPUT
+    for entry in content:
+        assert entry.top_logprobs[0].token == entry.token  # greedy
+        assert entry.logprob == entry.top_logprobs[0].logprob > entry.top_logprobs[1].logprob
+
+
+def test_a_seed_repeats_an_answer(text_server: Process) -> None:
+    def draw(seed: int) -> list[str]:
+        answer = text_server.client.completions.create(
+            model="tiny", prompt="hello", max_tokens=20, seed=seed, n=2, extra_body={"ignore_eos": True}
+        )
+        return [choice.text for choice in answer.choices]
+
+    assert draw(1) == draw(1)
+    assert draw(1) != draw(2)
+    assert len(set(draw(1))) == 2
+
+
+def test_a_prompt_that_does_not_fit_is_refused(text_server: Process) -> None:
+    with pytest.raises(openai.BadRequestError, match="do not fit the model's context of 512 tokens"):
+        text_server.client.completions.create(model="tiny", prompt="x y z " * 400, max_tokens=5)
+
+
+def test_a_killed_worker_costs_no_answer(text_server: Process) -> None:
+    children = Path(f"/proc/{text_server.process.pid}/task/{text_server.process.pid}/children")
+    if not children.exists():
+        pytest.skip("the children of a process are not known on this system")
+    stream = ask(text_server, stream=True)
+    text = next(stream).choices[0].delta.content or ""
+    (worker,) = map(int, children.read_text().split())
+    os.kill(worker, signal.SIGKILL)
+    text += "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+    assert text == reference("qwen3")
+    assert ask(text_server).choices[0].message.content == reference("qwen3")
+
+
+def test_the_end_leaves_a_record(text_server: Process) -> None:
+    """The last test of this server."""
+    before = httpx.get(f"{text_server.url}/metrics").text
+    assert "triptych_kv_blocks 300.0" in before
+    ask(text_server)
+    assert text_server.stop() == 0
+    run = read_run(text_server.record)
+    assert run.producer == "serve"
+    assert len(run.requests["arrival"]) >= 1
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl"])
+def test_an_answer_about_images_is_that_of_transformers(family: str, tmp_path: Path) -> None:
+    one, two = photograph(1), photograph(2, 120, 90)
+    with serving(family, tmp_path) as server:
+        for files in ((one,), (two,), (one, two), ()):
+            assert ask(server, files).choices[0].message.content == reference(family, files)
+        assert server.stop() == 0
+
+
+def test_a_model_that_cannot_be_served_is_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "deployment.yaml"
+    pool = {"phases": ["prefill", "decode"], "device": "CPU", "scheduler": {"policy": "orca"}, "instances": 2}
+    model = f"random:{tiny.config_file('opt', tmp_path)}"
+    file.write_text(json.dumps({"model": model, "pools": {"all": pool}}), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "triptych", "serve", str(file), "--port", "0"],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "PYTHONPATH": "src"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    problem = "2 instances cannot be served yet; use instances: 1"
+    assert done.stderr.splitlines() == [f"{file}: pools.all.instances: {problem}"]
