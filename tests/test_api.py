@@ -344,7 +344,7 @@ def test_images_need_a_pool_that_encodes(simulate: Callable[..., Run]) -> None:
 
 
 def test_an_encode_pool_needs_a_vision_tower(simulate: Callable[..., Run]) -> None:
-    with pytest.raises(SpecError, match=r"pools\.encode: opt-125m has no vision tower"):
+    with pytest.raises(SpecError, match=r"pools\.encode\.phases: opt-125m has no vision tower"):
         simulate({**pools_of(["encode"], ["prefill", "decode"]), "model": "opt-125m"})
 
 

@@ -186,6 +186,57 @@ def test_a_declaration_of_brackets_alone(here: Path, triptych: Triptych) -> None
     assert_refused(triptych(*SIMULATE), "d.yaml: not valid YAML: nested too deeply", here)
 
 
+DIGITS = "9" * 5_000
+"""Of a number that Python reads from no text (`sys.set_int_max_str_digits`)."""
+
+
+@pytest.mark.parametrize("number", [DIGITS, f"-{DIGITS}"])
+def test_a_number_of_thousands_of_digits(number: str, here: Path, triptych: Triptych) -> None:
+    Path("w.yaml").write_text(f"requests: {number}\n")
+    says = "w.yaml: line 1: not valid YAML: '...9... cannot be read as a value; mend it, or put it in quotes"
+    assert_refused(triptych(*SIMULATE), says, here)
+
+
+def test_a_hexadecimal_number_of_thousands_of_digits(here: Path, triptych: Triptych) -> None:
+    """Python reads it, and refuses to print it."""
+    Path("w.yaml").write_text(changed(WORKLOAD, {}).replace("requests: 3", f"requests: 0x{'f' * 5_000}"))
+    says = "w.yaml: requests: must be less than or equal to 100000000, not a number of thousands of digits"
+    assert_refused(triptych(*SIMULATE), says, here)
+
+
+def test_an_override_of_thousands_of_digits(here: Path, triptych: Triptych) -> None:
+    says = f"--set seed={DIGITS}: the value is not valid YAML"
+    assert_refused(triptych(*SIMULATE, "--set", f"seed={DIGITS}"), says, here)
+
+
+def test_a_model_of_thousands_of_digits(here: Path, triptych: Triptych) -> None:
+    write_files({"deployment": {"model": "m"}, "files": {"m/config.json": f'{{"hidden_size": {DIGITS}}}'}})
+    says = "m/config.json: not valid JSON: a number has too many digits; mend it"
+    assert_refused(triptych(*SIMULATE), says, here)
+
+
+@pytest.mark.parametrize(
+    ("format_", "row", "says"),
+    [
+        (
+            "azure",
+            f"TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 12:00:00,{DIGITS},4\n",
+            "line 2, ContextTokens: must be a whole number of tokens, not '9...; mend or remove the line",
+        ),
+        (
+            "mooncake",
+            f'{{"timestamp": 0, "input_length": {DIGITS}, "output_length": 1, "hash_ids": []}}\n',
+            "line 1: a number has too many digits; mend or remove the line",
+        ),
+    ],
+)
+def test_a_trace_of_thousands_of_digits(
+    format_: str, row: str, says: str, here: Path, triptych: Triptych
+) -> None:
+    write_files({"trace": {"format": format_, "path": "t"}, "files": {"t": row}})
+    assert_refused(triptych(*SIMULATE), f"{{here}}/t: {says}", here)
+
+
 def test_a_folder_with_a_name_too_long(here: Path, triptych: Triptych) -> None:
     name = "x" * 300
     says = f"{name}: cannot be written: File name too long; name another place"

@@ -167,6 +167,17 @@ class TestSimulate:
         assert len(triptych.read_run("run").requests["id"]) == 3
         assert names(".") == {"d.yaml", "w.yaml", "run"}
 
+    def test_a_run_too_large_for_memory_is_one_line(
+        self, here: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def too_large(*arguments: object, **options: object) -> bool:
+            raise MemoryError("Unable to allocate 7.45 TiB")
+
+        monkeypatch.setattr("triptych.report.console.simulate", too_large)
+        says = "not enough memory; declare fewer requests or instances (Unable to allocate 7.45 TiB)"
+        assert command("simulate", "d.yaml", "w.yaml", "--out", "run") == (2, "", f"triptych: {says}\n")
+        assert names(".") == {"d.yaml", "w.yaml"}
+
     def test_a_mistake_leaves_an_earlier_run_alone(self, here: Path, command: Command) -> None:
         command("simulate", "d.yaml", "w.yaml", "--out", "run")
         assert command("simulate", "d.yaml", "w.yaml", "--out", "run", "--set", "seed=x").code == 2
@@ -199,9 +210,11 @@ def test_an_interrupt_keeps_what_is_finished(here: Path) -> None:
     assert names(".") == {"d.yaml", "w.yaml", "run"}
     assert names("run") == WHOLE
     run = triptych.read_run("run")
-    finished = triptych.summarise(run).counts.finished
+    counts = triptych.summarise(run).counts
     assert run.interrupted
-    assert 0 < finished < 300_000
+    assert 0 < counts.finished < 300_000
+    assert counts.requests + counts.never_came == 300_000
+    assert f"interrupted, {counts.never_came:,} requests never came" in " ".join(printed.split())
 
 
 class TestStart:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from triptych import catalog
 from triptych.cost import IterationCost, MemoryPlan, embedding_transfer_bytes, peak_flops, plan_memory
+from triptych.cost.memory import token_budget
 from triptych.policy import SCHEDULERS, EmbeddingCache, KVCache, Phase, Scheduler
 from triptych.policy.request import DECODE, ENCODE, PREFILL
 from triptych.record import InstanceInfo
@@ -102,9 +103,6 @@ def plan_pools(deployment: Deployment, file: str | Path | None = None) -> list[P
     plans = []
     for name, pool in deployment.pools.items():
         field = f"pools.{name}"
-        if pool.phases == ("encode",) and model.vision is None:
-            problem = f"{model.name} has no vision tower to encode with; remove the pool"
-            raise SpecError(field, problem, file=file)
         device = catalog.device(pool.device, field=f"{field}.device", file=file)
         node = None if pool.node is None else catalog.node(pool.node, field=f"{field}.node", file=file)
         _check_node(device, node, field, file)
@@ -118,20 +116,21 @@ def plan_pools(deployment: Deployment, file: str | Path | None = None) -> list[P
 
 
 def _check_node(device: Device, node: Node | None, field: str, file: str | Path | None) -> None:
-    """A device of the catalogue goes into the nodes that are built with it; one of the user's own into any."""
+    """A device of the catalogue goes into nodes that are built with it, one of the user's own into any."""
     if node is None or not node.holds or device.name in node.holds:
         return
     if device.name not in catalog.device_names():
         return
     others = [name for name in catalog.node_names() if device.name in catalog.node(name).holds]
     problem = f"{node.name} holds {' or '.join(node.holds)}, not {device.name}"
-    raise SpecError(f"{field}.node", f"{problem}; use {', '.join(others) or 'another'} or remove it", file=file)
+    mend = f"use {', '.join(others)} or remove it" if others else "remove it"
+    raise SpecError(f"{field}.node", f"{problem}; {mend}", file=file)
 
 
 def _check_budget(pool: Pool, field: str, file: str | Path | None) -> None:
     """Decodes alone must fit the token budget of the policies that count them in it."""
     knobs = pool.scheduler
-    budget = knobs.max_tokens or SCHEDULERS[knobs.policy].default_tokens
+    budget = token_budget(knobs)
     if knobs.policy in ("sarathi", "unified") and budget < knobs.max_batch:
         problem = (
             f"{budget} is less than max_batch {knobs.max_batch}, one token each; raise it to that at least"

@@ -226,6 +226,8 @@ def test_every_figure_of_a_node_has_a_source(name: str) -> None:
     node = catalog.node(name)
     assert node.name == name
     assert set(node.sources) == {"devices", "topology"}
+    assert node.holds
+    assert set(node.holds) <= set(catalog.device_names())
     assert node.pcie.source and node.network.source
 
 

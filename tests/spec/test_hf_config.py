@@ -152,7 +152,7 @@ def test_a_family_that_is_not_read_is_refused_by_name(family: object) -> None:
         ({"num_hidden_layers": 0}, "num_hidden_layers: must be a positive integer, not 0"),
         ({"vocab_size": "32k"}, "vocab_size: must be a positive integer, not '32k'"),
         ({"num_attention_heads": 2.5}, "num_attention_heads: must be a positive integer, not 2.5"),
-        ({"num_attention_heads": True}, "num_attention_heads: must be a positive integer, not True"),
+        ({"num_attention_heads": True}, "num_attention_heads: must be a positive integer, not true"),
         ({"num_attention_heads": 7}, "num_attention_heads: must divide hidden_size (64)"),
         (
             {"num_key_value_heads": 3},

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from triptych.spec.lengths import MOST_TOKENS
+from triptych.spec.workload import MOST_PIXELS
 from triptych.workload.requests import Requests, RowError
 
 
@@ -73,10 +75,22 @@ def test_images_after_the_prefix_share_nothing(requests: Requests) -> None:
         ({"arrival": np.array([-1.0, 0, 1])}, "row 0, arrival: must be 0 or later, not -1"),
         ({"text_tokens": ints(1, 0, 1)}, "row 1, text_tokens: must be at least 1, not 0"),
         ({"output_tokens": ints(1, 1, 0)}, "row 2, output_tokens: must be at least 1, not 0"),
+        (
+            {"text_tokens": ints(1, MOST_TOKENS + 1, 1)},
+            "row 1, text_tokens: must be at most 10000000, not 10000001",
+        ),
+        (
+            {"output_tokens": ints(1, 1, 2**62)},
+            "row 2, output_tokens: must be at most 10000000, not 4.61",
+        ),
         ({"patience": np.array([np.nan, 1, 1])}, "row 0, patience: must be 0 or more, not nan"),
         (
             {"image_width": np.array([1, 1, 0], dtype=np.int32)},
             "row 2, image_width: must be at least 1, not 0",
+        ),
+        (
+            {"image_height": np.array([1, MOST_PIXELS, MOST_PIXELS + 1], dtype=np.int32)},
+            "row 2, image_height: must be at most 100000, not 100001",
         ),
     ],
 )

@@ -11,7 +11,7 @@ from triptych.cost.parallelism import check_parallelism
 from triptych.cost.placement import operators, runs, stage_parts
 from triptych.policy import SCHEDULERS, Scheduler
 from triptych.spec.base import SpecError
-from triptych.spec.deployment import Parallelism, Pool
+from triptych.spec.deployment import Parallelism, Pool, SchedulerSpec
 from triptych.spec.device import Device
 from triptych.spec.model import Model
 
@@ -88,8 +88,7 @@ def activation_bytes(model: Model, pool: Pool) -> float:
     if pool.phases != ("encode",):
         text = model.text
         scheduler = pool.scheduler
-        limit = scheduler.max_tokens or SCHEDULERS[scheduler.policy].default_tokens or _UNLIMITED
-        tokens = max(limit, scheduler.max_batch)
+        tokens = max(token_budget(scheduler) or _UNLIMITED, scheduler.max_batch)
         heads = (text.heads + 2 * text.kv_heads) * text.head_dim
         gates = 3 if text.gated_mlp else 2
         inner = gates * text.intermediate
@@ -106,6 +105,11 @@ def activation_bytes(model: Model, pool: Pool) -> float:
         width = 2 * vision.hidden + max(3 * vision.hidden, inner) / tensor
         largest = max(largest, patches * width * element)
     return largest
+
+
+def token_budget(scheduler: SchedulerSpec) -> int:
+    """Tokens of one iteration: as declared, or else the policy's default; 0 where it sets no limit."""
+    return scheduler.max_tokens or SCHEDULERS[scheduler.policy].default_tokens
 
 
 def embedding_bytes(model: Model, device: Device, pool: Pool) -> float:

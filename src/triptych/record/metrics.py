@@ -72,6 +72,7 @@ def _counts(run: Run, came: npt.NDArray[np.bool_]) -> Counts:
         timed_out=of["timed_out"],
         rejected=of["rejected"],
         unfinished=of["waiting"] + of["running"] + of["transferring"],
+        never_came=int((~came).sum()),
         preemptions=int(run.requests["preemptions"].sum()),
         prompt_tokens=prompt,
         output_tokens=int(run.requests["generated_tokens"].sum()),

@@ -44,6 +44,8 @@ class Counts:
     """Could never have been served: longer than the model's context, or too large for the instances."""
     unfinished: int
     """Waiting or running when the run ended."""
+    never_came: int
+    """Of the workload, had not come when the run was interrupted."""
     preemptions: int
     """Times a request lost its KV and had to recompute it."""
     prompt_tokens: int

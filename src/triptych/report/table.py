@@ -122,7 +122,8 @@ def _headline(summary: Summary) -> Table:
         if amount
     ]
     if summary.interrupted:
-        ends.append("interrupted")
+        came = f", {count(counts.never_came, 'request')} never came" if counts.never_came else ""
+        ends.append(f"interrupted{came}")
     whole = f"{counts.finished:,} of {count(counts.requests, 'request')} finished"
     table.add_row("requests", ", ".join([f"{whole} in {seconds(summary.horizon)}", *ends]))
     details = []

@@ -13,7 +13,7 @@ from triptych.record import Run
 from triptych.record.assemble import lane_log, request_columns, spans, transfers
 from triptych.simulation.build import build
 from triptych.simulation.simulator import Progress, Simulator
-from triptych.spec.base import SpecError
+from triptych.spec.base import Spec, SpecError, read_yaml
 from triptych.spec.deployment import Deployment
 from triptych.spec.workload import WorkloadSpec
 from triptych.version import __version__
@@ -62,13 +62,9 @@ def simulate(
             problem = f"{given[0]}: overrides change files that are read; change the object itself instead"
             raise SpecError("overrides", problem)
     if not isinstance(deployment, Deployment):
-        deployment = Deployment.load(deployment, own)
+        deployment = _load_deployment(deployment, own)
     if not isinstance(workload, WorkloadSpec):
-        try:
-            workload = WorkloadSpec.load(workload, others)
-        except SpecError as error:  # an override is named as it was written
-            field = error.field.replace("--set ", "--set workload.", 1)
-            raise SpecError(field, error.problem, file=error.file) from None
+        workload = _load_workload(workload, others)
     plans = plan_pools(deployment, deployment_file)
     requests = generate(workload, file=workload_file)
     try:
@@ -79,6 +75,40 @@ def simulate(
         raise
     simulator.run(progress)
     return _record(simulator, plans, requests, deployment, workload, time.perf_counter() - began)
+
+
+def _load_deployment(file: str | Path, overrides: Sequence[str]) -> Deployment:
+    for text in overrides:
+        field = text.partition("=")[0].partition(".")[0].strip()
+        if field in WorkloadSpec.model_fields and field not in Deployment.model_fields:
+            problem = f"the deployment has no such field; for that of the workload write workload.{text}"
+            raise SpecError(f"--set {text}", problem)
+    try:
+        return Deployment.load(file, overrides)
+    except SpecError:
+        _check_place(file, is_=WorkloadSpec, belongs=Deployment)
+        raise
+
+
+def _load_workload(file: str | Path, overrides: Sequence[str]) -> WorkloadSpec:
+    try:
+        return WorkloadSpec.load(file, overrides)
+    except SpecError as error:
+        _check_place(file, is_=Deployment, belongs=WorkloadSpec)
+        field = error.field.replace("--set ", "--set workload.", 1)  # named as it was written
+        raise SpecError(field, error.problem, file=error.file) from None
+
+
+def _check_place(file: str | Path, *, is_: type[Spec], belongs: type[Spec]) -> None:
+    """Tells a file that declares something wrong from one that stands in the other's place."""
+    try:
+        given = set(read_yaml(file))
+    except (SpecError, TypeError):  # the mistake is another
+        return
+    if given and given <= set(is_.model_fields) and not given <= set(belongs.model_fields):
+        words = {Deployment: "a deployment", WorkloadSpec: "a workload"}
+        problem = f"is {words[is_]}, where {words[belongs]} belongs"
+        raise SpecError("", f"{problem}; write the deployment first, then the workload", file=file)
 
 
 def _file(declared: object) -> str | Path | None:

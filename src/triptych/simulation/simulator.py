@@ -105,7 +105,7 @@ class Simulator:
             self._embeddings.append(scheduler.embeddings)
 
     def at(self, time: float, action: Any, argument: Any) -> None:
-        """Calls `action(time, argument)` at that time; equal times in the order of the calls, before batches end."""
+        """Calls `action(time, argument)` then; equal times in the order of the calls, before batches end."""
         heappush(self.events, (time, next(self.order), action, argument))
 
     def run(self, progress: Progress | None = None) -> None:

@@ -164,6 +164,14 @@ class _UniqueKeyLoader(yaml.SafeLoader):
                 seen.add(key.value)
         return node
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        # PyYAML passes on whatever int, float, datetime and its own tables raise on what only looks right.
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, OverflowError, LookupError, AttributeError):
+            problem = f"{shown(node.value)} cannot be read as a value; mend it, or put it in quotes"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
+
 
 def _one_line(text: str) -> str:
     """The text with line breaks and other control characters, which file or user may hold, written out."""
@@ -236,18 +244,21 @@ def _wording(detail: ErrorDetails) -> str:
         if given is None:
             return f"has no value; it must be {_EXPECTED[start]}"
         mend = "; put it in quotes" if start == "string" and isinstance(given, (bool, int, float)) else ""
-        return f"must be {_EXPECTED[start]}, not {_shown(given)}{mend}"
+        return f"must be {_EXPECTED[start]}, not {shown(given)}{mend}"
     message = detail["msg"].removeprefix("Input ").replace("should be", "must be")
     if kind == "literal_error":
         names = detail["ctx"]["expected"].replace(" or ", ", ").split(", ")
         mend = did_you_mean(given, [name.strip("'") for name in names])
-        return f"{message}, not {_shown(given)}" + (f"; {mend}" if mend else "")
-    return f"{message}, not {_shown(given)}"
+        return f"{message}, not {shown(given)}" + (f"; {mend}" if mend else "")
+    return f"{message}, not {shown(given)}"
 
 
-def _shown(given: object) -> str:
-    """A value as the user knows it: plain ones as they are, of others the kind."""
+def shown(given: object) -> str:
+    """A wrong value as an error shows it: plain ones as they were given, cut short; of others the kind."""
     if isinstance(given, (dict, list)):
         return _KINDS[type(given)]
-    text = str(given).lower() if isinstance(given, bool) else repr(given)
+    try:
+        text = str(given).lower() if isinstance(given, bool) else repr(given)
+    except ValueError:  # Python prints no number of more than 4,300 digits
+        return "a number of thousands of digits"
     return text if len(text) <= _LONG else f"{text[:_LONG]}..."

@@ -73,6 +73,8 @@ class Node(Spec):
 
     name: str
     devices: int = Field(gt=0)
+    holds: tuple[str, ...] = ()
+    """Names of the devices that it is built with; empty: any."""
     topology: Literal["all-to-all", "pairs", "pcie"]
     """all-to-all: `Device.link` between any two (NVSwitch); pairs: `Device.link` within a pair and PCIe
     beyond (NVLink bridge); pcie: PCIe between any two."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from triptych.spec.base import SpecError
+from triptych.spec.base import SpecError, shown
 
 _LARGEST = 1_000_000_000
 """No size of a model comes near it; what is computed from larger ones may overflow."""
@@ -38,7 +38,7 @@ class Fields:
                 continue
             whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
             if isinstance(value, bool) or not whole or value <= 0:
-                raise self.wrong(name, f"must be a positive integer, not {value!r}")
+                raise self.wrong(name, f"must be a positive integer, not {shown(value)}")
             if value > most:
                 raise self.wrong(name, f"must be at most {most}; mend the number")
             return int(value)
@@ -56,7 +56,7 @@ class Fields:
         if value is None:
             return default
         if not isinstance(value, bool):
-            raise self.wrong(name, f"must be true or false, not {value!r}")
+            raise self.wrong(name, f"must be true or false, not {shown(value)}")
         return value
 
     def first_layers(self, name: str, *, default: int) -> int:
@@ -78,7 +78,7 @@ class Fields:
             return default
         numbers = value if isinstance(value, list) else [None]
         if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in numbers):
-            raise self.wrong(name, f"must be a list of layer numbers, not {value!r}")
+            raise self.wrong(name, f"must be a list of layer numbers, not {shown(value)}")
         return tuple(numbers)
 
     def nested(self, name: str, *, default: Mapping[str, Any] | None = None) -> Fields:
@@ -91,7 +91,7 @@ class Fields:
         if value is None:
             raise self.wrong(name, "missing; give it a value")
         if not isinstance(value, Mapping):
-            raise self.wrong(name, f"must be a mapping of fields, not {value!r}")
+            raise self.wrong(name, f"must be a mapping of fields, not {shown(value)}")
         return Fields(value, inside=self._path(name), file=self._file)
 
     def with_defaults(self, outer: Fields) -> Fields:

@@ -28,7 +28,9 @@ MOST_REQUESTS = 100_000_000
 Number = Annotated[PositiveInt, Field(le=MOST_REQUESTS)]
 Rate = Annotated[float, Field(ge=1e-6, le=1e9)]
 Scale = Annotated[float, Field(ge=1e-6, le=1e6)]
-Pixels = Annotated[PositiveInt, Field(le=100_000)]
+MOST_PIXELS = 100_000
+"""In one side of an image."""
+Pixels = Annotated[PositiveInt, Field(le=MOST_PIXELS)]
 
 
 class Poisson(Spec):
@@ -170,7 +172,7 @@ class Images(Spec):
 class Prefixes(Spec):
     """System prompts: the first tokens of a prompt are those of its group, and count in its length.
 
-    A prompt that is no longer than the system prompt is all system prompt.
+    A prompt that is no longer than the system prompt keeps its length and is the beginning of it.
     """
 
     groups: Annotated[PositiveInt, Field(le=1_000_000_000)]

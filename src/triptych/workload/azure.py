@@ -14,7 +14,7 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from triptych.spec.base import SpecError
+from triptych.spec.base import SpecError, shown
 from triptych.workload.requests import Requests, RowError
 
 HEADER = ["TIMESTAMP", "ContextTokens", "GeneratedTokens"]
@@ -104,6 +104,6 @@ def _refuse_first(
     index = next(index for index, text in enumerate(texts) if not good(text))
     raise SpecError(
         f"line {index + _FIRST_LINE}, {column}",
-        f"must be {must}, not {texts[index]!r}; mend or remove the line",
+        f"must be {must}, not {shown(texts[index])}; mend or remove the line",
         file=path,
     )

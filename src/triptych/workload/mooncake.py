@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from triptych.spec.base import SpecError
+from triptych.spec.base import SpecError, shown
 from triptych.workload.requests import Requests, RowError
 
 ID_TOKENS = 512
@@ -75,8 +75,10 @@ def _parse(line: str, number: int, path: Path) -> tuple[float, int, int, list[in
 
     try:
         record = json.loads(line)
-    except ValueError as error:
+    except json.JSONDecodeError as error:
         raise wrong("", f"not JSON ({error})") from None
+    except ValueError:  # of Python's int
+        raise wrong("", "a number has too many digits") from None
     except RecursionError:
         raise wrong("", "not JSON (nested too deeply)") from None
     if not isinstance(record, dict):
@@ -86,15 +88,15 @@ def _parse(line: str, number: int, path: Path) -> tuple[float, int, int, list[in
             raise wrong(field, "missing")
     time, ids = record["timestamp"], record["hash_ids"]
     if type(time) not in (int, float) or not abs(time) < 2**63:
-        raise wrong("timestamp", f"must be a number of milliseconds, not {time!r}")
+        raise wrong("timestamp", f"must be a number of milliseconds, not {shown(time)}")
     for field in ("input_length", "output_length"):
         if not _is_whole(record[field]):
-            raise wrong(field, f"must be a whole number of tokens, not {record[field]!r}")
+            raise wrong(field, f"must be a whole number of tokens, not {shown(record[field])}")
     if not isinstance(ids, list):
-        raise wrong("hash_ids", f"must be a list, not {ids!r}")
+        raise wrong("hash_ids", f"must be a list, not {shown(ids)}")
     for prefix in ids:
         if not _is_whole(prefix):
-            raise wrong("hash_ids", f"must hold whole numbers, not {prefix!r}")
+            raise wrong("hash_ids", f"must hold whole numbers, not {shown(prefix)}")
     return time, record["input_length"], record["output_length"], ids
 
 

@@ -8,6 +8,8 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from triptych.spec.lengths import MOST_TOKENS
+from triptych.spec.workload import MOST_PIXELS
 from triptych.workload.blocks import block_hashes
 
 Floats = NDArray[np.float64]
@@ -38,9 +40,9 @@ class Requests:
     arrival: Floats
     """[n] seconds, nondecreasing; all 0 in a closed loop."""
     text_tokens: Ints
-    """[n] tokens of the prompt without its images, at least 1."""
+    """[n] tokens of the prompt without its images, from 1 to `MOST_TOKENS`."""
     output_tokens: Ints
-    """[n] tokens to generate, at least 1."""
+    """[n] tokens to generate, from 1 to `MOST_TOKENS`."""
     patience: Floats
     """[n] seconds from arrival after which the client gives up; inf: never."""
     gives_up_by_abort: NDArray[np.bool_]
@@ -104,7 +106,9 @@ class Requests:
         ranges: tuple[tuple[str, NDArray[Any], str], ...] = (
             ("arrival", ~(np.isfinite(self.arrival) & (self.arrival >= 0)), "0 or later"),
             ("text_tokens", self.text_tokens < 1, "at least 1"),
+            ("text_tokens", self.text_tokens > MOST_TOKENS, f"at most {MOST_TOKENS}"),
             ("output_tokens", self.output_tokens < 1, "at least 1"),
+            ("output_tokens", self.output_tokens > MOST_TOKENS, f"at most {MOST_TOKENS}"),
             ("patience", ~(self.patience >= 0), "0 or more"),
         )
         for name, bad, must in ranges:
@@ -113,15 +117,16 @@ class Requests:
 
     def _check_images(self) -> None:
         for name in ("image_width", "image_height"):
-            bad = getattr(self, name) < 1
-            if bad.any():
-                image = int(bad.argmax())
-                row = int(np.searchsorted(self.image_offsets, image, side="right")) - 1
-                self._refuse(row, name, image, "at least 1")
+            pixels = getattr(self, name)
+            for bad, must in ((pixels < 1, "at least 1"), (pixels > MOST_PIXELS, f"at most {MOST_PIXELS}")):
+                if bad.any():
+                    image = int(bad.argmax())
+                    row = int(np.searchsorted(self.image_offsets, image, side="right")) - 1
+                    self._refuse(row, name, image, must)
 
     def _refuse(self, row: int, name: str, index: int, must: str) -> NoReturn:
         found = getattr(self, name)[index]
-        raise RowError(row, name, f"must be {must}, not {found:g}; mend or remove the row")
+        raise RowError(row, name, f"must be {must}, not {found:.10g}; mend or remove the row")
 
     def __len__(self) -> int:
         return len(self.arrival)
