@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.bias import causal_lower_right
 from transformers import AttentionInterface
 
 NAME = "triptych_paged"
@@ -144,22 +145,60 @@ def _piece(query: Tensor, keys: Tensor, values: Tensor, scale: float, window: in
     Returns:
         Shape (tokens, heads, head_dim).
     """
-    heads, tokens, width = query.shape
-    context, kv_heads = keys.shape[0], keys.shape[1]
+    tokens, context = query.shape[1], keys.shape[0]
     if window is not None and context > window:
         if tokens > 1:
-            return _masked(query, keys, values, scale, window)
-        keys, values, context = keys[-window:], values[-window:], window
-    # Heads that share keys are rows of one product where each has a single token, and a batch otherwise.
-    k, v = keys.permute(1, 0, 2), values.permute(1, 0, 2)
-    if tokens == 1:
-        grouped = query.reshape(1, kv_heads, heads // kv_heads, width)
-        out, _ = _flash(grouped, k.unsqueeze(0), v.unsqueeze(0), False, scale)
-        return out.reshape(1, heads, width)
-    grouped = query.reshape(kv_heads, heads // kv_heads, tokens, width)
-    k = k.unsqueeze(1).expand(-1, heads // kv_heads, -1, -1)
-    v = v.unsqueeze(1).expand(-1, heads // kv_heads, -1, -1)
-    history = context - tokens
+            return _sdpa(query, keys, values, scale, _window(tokens, context, window, query.device))
+        keys, values = keys[-window:], values[-window:]
+    if query.device.type != "cpu":
+        bias = None if tokens == 1 else causal_lower_right(tokens, context)
+        return _sdpa(query, keys, values, scale, bias)
+    return _one(query, keys, values, scale) if tokens == 1 else _several(query, keys, values, scale)
+
+
+def _sdpa(query: Tensor, keys: Tensor, values: Tensor, scale: float, mask: Tensor | None) -> Tensor:
+    """As `_piece`, by whatever kernel torch has for it (FlashAttention on CUDA).
+
+    Args:
+        mask: which keys each token sees, shape (tokens, context); None: all.
+    """
+    out = torch.nn.functional.scaled_dot_product_attention(
+        query.unsqueeze(0),
+        keys.transpose(0, 1).unsqueeze(0),
+        values.transpose(0, 1).unsqueeze(0),
+        attn_mask=mask,
+        scale=scale,
+        enable_gqa=query.shape[0] != keys.shape[1],
+    )
+    return out[0].transpose(0, 1)
+
+
+def _window(tokens: int, context: int, window: int, device: torch.device) -> Tensor:
+    """A mask that shows each token the last `window`, itself included."""
+    position = torch.arange(context - tokens, context, device=device).unsqueeze(1)
+    back = position - torch.arange(context, device=device)
+    return (back >= 0) & (back < window)
+
+
+def _one(query: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+    """A single token on the CPU: heads that share keys are rows of one product."""
+    heads, _, width = query.shape
+    kv_heads = keys.shape[1]
+    grouped = query.reshape(1, kv_heads, heads // kv_heads, width)
+    out, _ = _flash(
+        grouped, keys.transpose(0, 1).unsqueeze(0), values.transpose(0, 1).unsqueeze(0), False, scale
+    )
+    return out.reshape(1, heads, width)
+
+
+def _several(query: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+    """Several tokens on the CPU, where causal attention is for as many keys as tokens: history goes apart."""
+    heads, tokens, width = query.shape
+    history, kv_heads = keys.shape[0] - tokens, keys.shape[1]
+    shared = heads // kv_heads
+    grouped = query.reshape(kv_heads, shared, tokens, width)
+    k = keys.transpose(0, 1).unsqueeze(1).expand(-1, shared, -1, -1)
+    v = values.transpose(0, 1).unsqueeze(1).expand(-1, shared, -1, -1)
     out, weight = _flash(grouped, k[:, :, history:], v[:, :, history:], True, scale)
     if history:
         before, weight_before = _flash(grouped, k[:, :, :history], v[:, :, :history], False, scale)
@@ -169,22 +208,10 @@ def _piece(query: Tensor, keys: Tensor, values: Tensor, scale: float, window: in
 
 def _flash(query: Tensor, keys: Tensor, values: Tensor, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
     """Output, shape (batch, heads, tokens, head_dim), and log-sum-exp of the scores, without the last."""
-    if query.device.type != "cpu":
-        return _plain(query, keys, values, causal, scale)
     out, weight = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         query, keys, values, 0.0, causal, scale=scale
     )
     return out, weight
-
-
-def _plain(query: Tensor, keys: Tensor, values: Tensor, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
-    """As `_flash`, of plain operators, for devices without such a kernel."""
-    scores = torch.matmul(query, keys.transpose(-1, -2)).float() * scale
-    if causal:
-        hidden = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
-        scores = scores.masked_fill(hidden, -torch.inf)
-    weight = scores.logsumexp(-1)
-    return torch.matmul((scores - weight.unsqueeze(-1)).exp().to(values.dtype), values), weight
 
 
 def _merge(one: Tensor, one_weight: Tensor, other: Tensor, other_weight: Tensor) -> Tensor:
@@ -194,21 +221,3 @@ def _merge(one: Tensor, one_weight: Tensor, other: Tensor, other_weight: Tensor)
     """
     share = torch.sigmoid(one_weight - other_weight).unsqueeze(-1).to(torch.float32)
     return torch.lerp(other.float(), one.float(), share).to(one.dtype)
-
-
-def _masked(query: Tensor, keys: Tensor, values: Tensor, scale: float, window: int) -> Tensor:
-    """As `_piece`, with a mask that shows each token the last `window` only."""
-    heads, tokens, _ = query.shape
-    context, kv_heads = keys.shape[0], keys.shape[1]
-    position = torch.arange(context - tokens, context, device=query.device).unsqueeze(1)
-    back = position - torch.arange(context, device=query.device)
-    seen = (back >= 0) & (back < window)
-    out = torch.nn.functional.scaled_dot_product_attention(
-        query.unsqueeze(0),
-        keys.permute(1, 0, 2).unsqueeze(0),
-        values.permute(1, 0, 2).unsqueeze(0),
-        attn_mask=seen,
-        scale=scale,
-        enable_gqa=heads != kv_heads,
-    )
-    return out[0].transpose(0, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -77,6 +78,10 @@ class Runner:
     def encode(self, images: Iterable[ImageInput]) -> None:
         """Runs the vision tower over images and keeps their embeddings."""
         images = list(images)
+        with self._range("encode"):
+            self._encode(images)
+
+    def _encode(self, images: list[ImageInput]) -> None:
         pixels = [torch.frombuffer(bytearray(image.pixels), dtype=torch.float32) for image in images]
         patches = torch.cat(
             [flat.view(_patches(image), -1) for flat, image in zip(pixels, images, strict=True)]
@@ -107,6 +112,17 @@ class Runner:
         Returns:
             float32, shape (sequences of which a token is wanted, vocabulary), in the order of `work`.
         """
+        with self._range("prompt" if any(item.tokens > 1 for item in work) else "token"):
+            return self._logits(work)
+
+    def _range(self, name: str) -> AbstractContextManager[None]:
+        """An NVTX range, which profilers of CUDA show."""
+        if self._device.type == "cuda":
+            ranged: AbstractContextManager[None] = torch.cuda.nvtx.range(name)
+            return ranged
+        return nullcontext()
+
+    def _logits(self, work: list[Work]) -> Tensor:
         tokens: list[int] = []
         rows: list[int] = []
         pieces: list[Piece] = []
