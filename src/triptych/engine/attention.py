@@ -159,8 +159,7 @@ def _piece(query: Tensor, keys: Tensor, values: Tensor, scale: float, window: in
 def _sdpa(query: Tensor, keys: Tensor, values: Tensor, scale: float, mask: Tensor | None) -> Tensor:
     """As `_piece`, by whatever kernel torch has for it (FlashAttention on CUDA).
 
-    Args:
-        mask: which keys each token sees, shape (tokens, context); None: all.
+    `mask`, of shape (tokens, context), says which keys each token sees; None: all.
     """
     out = torch.nn.functional.scaled_dot_product_attention(
         query.unsqueeze(0),
