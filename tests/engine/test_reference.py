@@ -14,14 +14,15 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.engine import tiny
-from triptych.engine.packed import pack
 
 from triptych.engine.core import Engine
 from triptych.engine.loader import LoadedModel
 from triptych.engine.messages import Abort, ImageInput, Sampling, Submit, Tokens
+from triptych.engine.packed import pack
 from triptych.engine.runner import Runner
 from triptych.policy import SCHEDULERS, EmbeddingCache, KVCache
+
+from . import tiny
 
 POLICIES = ("static", "orca", "vllm", "sarathi", "unified")
 LONGEST = 20

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.engine.paper import IMAGE_TOKEN, PaperClock, PaperRunner
-from tests.engine.replay import retrace, watch
 
 from triptych.engine.core import Engine
 from triptych.engine.log import Log
 from triptych.engine.messages import Abort, ImageInput, Sampling, Submit
 from triptych.policy import SCHEDULERS, EmbeddingCache, KVCache, Request, Scheduler
+
+from .paper import IMAGE_TOKEN, PaperClock, PaperRunner
+from .replay import retrace, watch
 
 POLICIES = ("static", "orca", "vllm", "sarathi", "unified")
 
