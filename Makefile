@@ -6,6 +6,7 @@ DEV := .venv-dev
 SOURCES := src tests benchmarks examples
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
+OUT ?= runs/gpu
 # make demo TRACE=AzureLLMInferenceTrace_conv.csv replays a trace of the Azure Public Dataset 2023.
 TRACE ?=
 ifneq ($(TRACE),)
@@ -13,7 +14,7 @@ REPLAY := --set 'workload.trace={format: azure, path: "$(TRACE)"}' --set 'worklo
   --set 'workload.prompt={kind: trace}' --set 'workload.output={kind: trace}'
 endif
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test lint format bench gpu clean
 
 demo: $(VENV)/installed  ## predict a large deployment; then predict, serve and bench a small one on this machine
 	$(BIN)/triptych simulate examples/deployments/epd.yaml examples/workloads/vision-chat.yaml \
@@ -35,6 +36,9 @@ format: $(DEV)/installed
 
 bench: $(VENV)/installed  ## how fast the simulator is
 	$(BIN)/python benchmarks/simulator.py
+
+gpu:  ## engine tests and speed on the CUDA device at hand, in the environment at hand: make gpu OUT=dir
+	$(PYTHON) benchmarks/gpu.py --out $(OUT)
 
 %/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

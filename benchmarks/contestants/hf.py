@@ -18,6 +18,7 @@ def main() -> None:
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[options.dtype]
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype=dtype, attn_implementation="sdpa")
     model.generation_config.eos_token_id = None
+    model.to("cpu" if options.device == "CPU" else "cuda")
 
     def run(job: Job) -> Answer:
         answer = Answer.of(job)
@@ -28,7 +29,7 @@ def main() -> None:
             now = perf_counter() - begin
             batch = [request for request in waiting[:_BATCH] if job.arrivals[request] <= now]
             waiting = waiting[len(batch) :]
-            ids = torch.tensor([job.prompts[request] for request in batch])
+            ids = torch.tensor([job.prompts[request] for request in batch], device=model.device)
             out = model.generate(
                 ids,
                 attention_mask=torch.ones_like(ids),

@@ -22,7 +22,7 @@ def main() -> None:
             "pools": {
                 "all": {
                     "phases": ["prefill", "decode"],
-                    "device": "CPU",
+                    "device": options.device,
                     "precision": dict.fromkeys(("weights", "kv", "compute"), options.dtype),
                     "scheduler": {"policy": "unified", "max_batch": 64, "max_tokens": options.chunk},
                     "kv_blocks": 4000,

@@ -14,7 +14,8 @@ def main() -> None:
     """Answers jobs."""
     options = arguments()
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[options.dtype]
-    model = AutoModelForCausalLM.from_pretrained(options.model, dtype=dtype, attn_implementation="sdpa_paged")
+    model = AutoModelForCausalLM.from_pretrained(options.model, dtype=dtype, attn_implementation="sdpa")
+    model.to("cpu" if options.device == "CPU" else "cuda")
 
     def run(job: Job) -> Answer:
         answer = Answer.of(job)

@@ -56,9 +56,10 @@ class Family:
 @cache
 def family(name: str) -> Family:
     with TemporaryDirectory() as folder:
-        reference = tiny.build(name, Path(folder), attention="eager")
+        reference = tiny.build(name, Path(folder), attention="eager", device="cpu")
         model = tiny.build(name, Path(folder))
-    pack(model.model)
+    if tiny.DEVICE == "cpu":
+        pack(model.model)
     chance = random.Random(name)
     roots = [[chance.randrange(500) for _ in range(60)] for _ in range(3)]
     prompts = []

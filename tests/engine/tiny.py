@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +79,17 @@ def config_file(family: str, folder: Path) -> Path:
     return path
 
 
+DEVICE = os.environ.get("TRIPTYCH_TEST_DEVICE", "cpu")
+"""Where the engine's models run in tests; `make gpu` says cuda. References are always computed on the CPU."""
+
+
 def build(
-    family: str, folder: Path, *, attention: str = NAME, dtype: torch.dtype = torch.float32
+    family: str,
+    folder: Path,
+    *,
+    attention: str = NAME,
+    dtype: torch.dtype = torch.float32,
+    device: str = DEVICE,
 ) -> LoadedModel:
     """The model, always with the same weights."""
-    return load(f"random:{config_file(family, folder)}", dtype=dtype, attention=attention)
+    return load(f"random:{config_file(family, folder)}", dtype=dtype, attention=attention, device=device)
