@@ -173,79 +173,160 @@ def test_the_least_loaded_is_found_after_any_number_of_requests() -> None:
     assert router.loads == [1, 1, 0]
 
 
-# Prefix affinity ------------------------------------------------------------------------------------------
+# Prefix affinity: outstanding tokens, and those of the prompt that are new to the instance ------------------
 
 
 def test_a_prefix_goes_where_it_was_seen() -> None:
+    # Blocks of 16 tokens. What is outstanding on each instance has been sent away again, so nobody waits.
     router = PrefixAffinityRouter(3)
-    assert router.route(text(8, 1, 2)) == 0
-    assert router.route(text(8, 3, 4)) == 1
-    assert router.route(text(8, 1, 5)) == 0
-    assert router.route(text(8, 3, 4, 6)) == 1
-    assert router.route(text(8, 7)) == 2, "nobody has seen it: the least loaded"
-    assert router.route(text()) == 2, "nothing that could be shared: the least loaded"
+    idle(router, 1, text(32, 1, 2))
+    idle(router, 2, text(32, 3, 4))
+    assert route_and_leave(router, text(48, 1, 2, 9)) == 1, "0 + 48 - 32, against 48 elsewhere"
+    assert route_and_leave(router, text(32, 3, 9)) == 2, "0 + 32 - 16"
+    assert route_and_leave(router, text(32, 9)) == 0, "nobody has seen it: all cost the same"
+    assert route_and_leave(router, text(32)) == 0, "nothing that could be shared"
 
 
-def test_the_longest_prefix_decides() -> None:
-    # With n requests on the first of 2 instances and none on the second the bound is 1.5 * n / 2 + 4: 16 are
-    # within it, and 17, of 16.75, are not. So the first block goes to the second instance in the end.
+def test_a_prefix_is_worth_the_tokens_that_it_saves_and_no_more() -> None:
+    # Instance 1 has seen 3 blocks, 48 tokens. The prompt of 64 costs load + 16 there, and 64 on 0.
+    for load, choice in ((47, 1), (48, 0), (49, 0)):
+        router = PrefixAffinityRouter(2)
+        idle(router, 1, text(48, 1, 2, 3))
+        router.assign(text(load), 1)
+        assert router.route(text(64, 1, 2, 3, 4)) == choice, "of equals the first"
+
+
+def test_of_equals_the_first_wins_even_if_the_other_has_nothing_to_do() -> None:
     router = PrefixAffinityRouter(2)
-    requests = [text(8, 1, 2, 3) for _ in range(17)]
-    assert [router.route(each) for each in requests] == [0] * 17
-    assert router.route(text(8, 1, 4)) == 1
-    for each in requests:
-        router.done(each, 0)
-    assert router.route(text(8, 1, 2, 5)) == 0, "the second block was never sent elsewhere"
-    assert router.route(text(8, 1, 6)) == 0, "and the first has come back with it"
-    assert router.route(text(8, 1, 4, 7)) == 1
+    idle(router, 0, text(48, 1, 2, 3))
+    router.assign(text(48), 0)
+    assert router.route(text(48, 1, 2, 3)) == 0, "48 + 0, against 0 + 48"
 
 
-def test_an_overloaded_instance_loses_its_prefixes() -> None:
-    # With n requests on the first of 4 instances the bound is 1.5 * n / 4 + 4: 6 are within 6.25, and 7 are
-    # not within 6.625. So seven requests follow the prefix, and the eighth goes to the least loaded.
+def test_the_least_sum_wins_not_the_longest_prefix() -> None:
+    # A prompt of 80 tokens in 5 blocks; the instances have seen 4, 2, 1 and 0 of them.
+    #   load + new: 50 + 16 = 66, 10 + 48 = 58, 0 + 64 = 64, 0 + 80 = 80
     router = PrefixAffinityRouter(4)
-    requests = [text(8, 1) for _ in range(8)]
-    assert [router.route(each) for each in requests] == [0] * 7 + [1]
-    assert router.route(text(8, 1)) == 1, "where it was seen last"
-    for each in requests[:7]:
-        router.done(each, 0)
-    assert router.loads == [0, 2, 0, 0]
+    for target, hashes in enumerate([(1, 2, 3, 4), (1, 2, 7), (1,)]):
+        idle(router, target, text(16 * len(hashes), *hashes))
+    router.assign(text(50), 0)
+    router.assign(text(10), 1)
+    assert router.route(text(80, 1, 2, 3, 4, 5)) == 1
+    #   50 + 16 = 66, 90 + 0 = 90, 0 + 64 = 64, 0 + 80 = 80
+    assert router.route(text(80, 1, 2, 3, 4, 5)) == 2
+
+
+def test_a_whole_prompt_is_outstanding_cached_or_not() -> None:
+    router = PrefixAffinityRouter(2)
+    first, second = text(32, 1, 2), text(40, 1, 2)
+    idle(router, 1, first)
+    assert router.route(second) == 1
+    assert router.loads == [0, 40]
+    router.done(second, 1)
+    assert router.loads == [0, 0]
+
+
+def test_tokens_are_counted_in_the_blocks_that_prompts_are_hashed_in() -> None:
+    # Instance 1 has 20 tokens to do and has seen 2 blocks: worth it if they are of 16 tokens, not of 8.
+    for block_size, choice in ((8, 0), (16, 1)):
+        router = PrefixAffinityRouter(2, block_size=block_size)
+        idle(router, 1, text(2 * block_size, 1, 2))
+        router.assign(text(20), 1)
+        assert router.route(text(3 * block_size, 1, 2, 3)) == choice
+
+
+def test_a_prefix_is_worth_nothing_to_a_request_that_decodes() -> None:
+    router = PrefixAffinityRouter(2)
+    idle(router, 1, text(32, 1, 2))
+    each = text(32, 1, 2)
+    each.phase = Phase.DECODE
+    assert route_and_leave(router, each) == 0, "its KV is sent whole: as least-tokens"
+    assert route_and_leave(router, text(48, 1, 2, 3)) == 1, "and prefill finds nothing where it was sent"
+
+
+def test_a_request_with_images_goes_where_its_prompt_is_known() -> None:
+    router = PrefixAffinityRouter(2)
+    idle(router, 1, text(32, 1, 2))
+    each = request("A", 32, 5, images=[Image(patches=16, tokens=4, content=1)], hashes=[1, 2])
+    assert router.route(each) == 1
+    assert router.loads == [0, 16], "patches"
 
 
 def test_a_short_memory_forgets_what_was_used_longest_ago(monkeypatch: pytest.MonkeyPatch) -> None:
     # Two blocks are remembered: with block 3 comes the end of block 2, for block 1 was used again after it.
     monkeypatch.setattr(PrefixAffinityRouter, "remembered", 2)
-    router = PrefixAffinityRouter(3)
-    assert [router.route(text(8, block)) for block in (1, 2, 1, 3)] == [0, 1, 0, 2]
-    assert router.route(text()) == 1
-    assert router.loads == [2, 2, 1]
-    assert router.route(text(8, 1)) == 0, "still known, though not the least loaded"
-    assert router.route(text(8, 2)) == 2, "the least loaded; it was known at 1"
+    router = PrefixAffinityRouter(2)
+    for block in (1, 2, 1, 3):
+        idle(router, 1, text(16, block))
+    assert route_and_leave(router, text(16, 2)) == 0
+    assert route_and_leave(router, text(16, 1)) == 1
+    assert route_and_leave(router, text(16, 3)) == 1
+
+
+def test_the_picture_does_not_grow_beyond_what_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PrefixAffinityRouter, "remembered", 5)
+    router = PrefixAffinityRouter(2)
+    for block in range(0, 300, 3):
+        router.route(text(48, block, block + 1, block + 2))
+    assert [len(seen) for seen in router._seen] == [5, 5]
+    assert sum(map(len, router._beginnings.values())) <= 10
 
 
 def test_of_one_prompt_the_tail_is_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None:
     # Four blocks for three places: another prompt is more likely to share the head than the tail.
     monkeypatch.setattr(PrefixAffinityRouter, "remembered", 3)
-    router = PrefixAffinityRouter(3)
-    assert [router.route(text()), router.route(text(16, 1, 2, 3, 4))] == [0, 1]
-    assert router.route(text(8, 1, 9)) == 1
+    for load, choice in ((47, 1), (48, 0)):
+        router = PrefixAffinityRouter(2)
+        idle(router, 1, text(64, 1, 2, 3, 4))
+        router.assign(text(load), 1)
+        assert router.route(text(64, 1, 2, 3, 4)) == choice, "the first 3 blocks save 48 tokens"
 
 
 @SETTINGS
-@given(targets=st.integers(1, 4), steps=STEPS)
-def test_affinity_keeps_every_instance_within_its_bound(targets: int, steps: list[tuple[int, int]]) -> None:
-    router = PrefixAffinityRouter(targets)
-    there: list[tuple[Request, int]] = []
-    for choice, family in steps:
-        if choice > 6 and there:
-            router.done(*there.pop(choice % len(there)))
-            continue
-        each = text(8, family % 3)
-        before = list(router.loads)
-        target = router.route(each)
-        bound = router.imbalance * len(there) / targets + router.slack
-        assert before[target] <= bound or before[target] == min(before)
-        there.append((each, target))
-    for each, target in there:
-        router.done(each, target)
-    assert router.loads == [0] * targets
+@given(targets=st.integers(1, 4), remembered=st.integers(1, 12), steps=STEPS)
+def test_affinity_picks_the_least_cost_of_all(
+    targets: int, remembered: int, steps: list[tuple[int, int]]
+) -> None:
+    """As all instances would be compared that are each a plain list of blocks, latest last."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PrefixAffinityRouter, "remembered", remembered)
+        router = PrefixAffinityRouter(targets, block_size=4)
+        caches: list[list[int]] = [[] for _ in range(targets)]
+        there: list[tuple[Request, int]] = []
+        for choice, prompt in steps:
+            if choice > 6 and there:
+                router.done(*there.pop(choice % len(there)))
+                continue
+            # Family `choice % 3`, in which prompts part from each other after as many blocks as `choice`.
+            hashes = [100 * (choice % 3) + n + 10 * (n > choice) for n in range(prompt // 4 % 9)]
+            costs = []
+            for cache, load in zip(caches, router.loads, strict=True):
+                known = next((n for n, each in enumerate(hashes) if each not in cache), len(hashes))
+                costs.append(load + prompt - 4 * known)
+            each = text(prompt, *hashes)
+            target = router.route(each)
+            assert target == costs.index(min(costs))
+            kept = [block for block in caches[target] if block not in hashes]
+            caches[target] = (kept + hashes[::-1])[-remembered:]
+            there.append((each, target))
+        for each, target in there:
+            router.done(each, target)
+        assert router.loads == [0] * targets
+
+
+def idle(router: PrefixAffinityRouter, target: int, request: Request) -> None:
+    """Lets a request come to an instance, whatever it costs, and leave it again."""
+    others = [other for other in range(router.targets) if other != target]
+    fillers = [(text(10_000), other) for other in others]
+    for filler, other in fillers:
+        router.assign(filler, other)
+    assert route_and_leave(router, request) == target
+    for filler, other in fillers:
+        router.done(filler, other)
+
+
+def route_and_leave(router: Router, request: Request) -> int:
+    """Where a request is sent that leaves before the next one comes."""
+    target = router.route(request)
+    router.done(request, target)
+    return target

@@ -8,6 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 import triptych
+from triptych.policy import ROUTERS
 from triptych.record import Run
 from triptych.spec.deployment import Deployment
 from triptych.spec.workload import WorkloadSpec
@@ -56,10 +57,7 @@ def worlds(draw: st.DrawFn, policy: str | None = None, split: str | None = None)
     deployment: dict[str, Any] = {"model": "Qwen2.5-VL-3B" if with_images else "opt-125m", "pools": pools}
     if split == "one pool":
         deployment |= draw(_parallel(pools["pd"]))
-    deployment["routers"] = {
-        phase: draw(st.sampled_from(["round-robin", "least-requests", "least-tokens", "prefix-affinity"]))
-        for phase in PHASES
-    }
+    deployment["routers"] = {phase: draw(st.sampled_from(list(ROUTERS))) for phase in PHASES}
     return World(split, deployment, draw(_workloads(with_images)))
 
 

@@ -36,7 +36,8 @@ def build(
     if len(requests.image_content) and model.vision is not None and not encodes:
         problem = "no pool runs encode, and the workload has images; add encode to the phases of one"
         raise SpecError("pools", problem, file=file)
-    traffic = Traffic(requests, model, hash_block_size=_hash_block_size(deployment))
+    block_size = _hash_block_size(deployment)
+    traffic = Traffic(requests, model, hash_block_size=block_size)
     simulator = Simulator(traffic, jump=jump, max_context=model.text.max_context)
     lane_numbers = count()
     for plan in plans:
@@ -49,7 +50,9 @@ def build(
     for phase, name in zip(Phase, names, strict=True):
         targets = len(simulator.serving[phase])
         if targets > 1:
-            simulator.routers[phase] = ROUTERS[name](targets, seed=deployment.seed + phase)
+            simulator.routers[phase] = ROUTERS[name](
+                targets, seed=deployment.seed + phase, block_size=block_size or 1
+            )
     for source in plans:
         for target in plans:
             simulator.ways[source.name, target.name] = _way(deployment, source, target)

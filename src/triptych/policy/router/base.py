@@ -15,11 +15,13 @@ class Router(ABC):
     Args:
         targets: number of instances.
         seed: of the policies that draw lots.
+        block_size: tokens in each of a request's hashed blocks, for the policies that look at them.
     """
 
-    def __init__(self, targets: int, *, seed: int = 0) -> None:
+    def __init__(self, targets: int, *, seed: int = 0, block_size: int = 16) -> None:
         self.targets = targets
         self.seed = seed
+        self.block_size = block_size
 
     @abstractmethod
     def route(self, request: Request) -> int:

@@ -16,8 +16,8 @@ class LeastLoadedRouter(Router):
     come up, and the heap is rebuilt when most of it is stale.
     """
 
-    def __init__(self, targets: int, *, seed: int = 0) -> None:
-        super().__init__(targets, seed=seed)
+    def __init__(self, targets: int, *, seed: int = 0, block_size: int = 16) -> None:
+        super().__init__(targets, seed=seed, block_size=block_size)
         self.loads = [0] * targets
         self._heap = [(0, target) for target in range(targets)]
         self._charged: dict[Request, int] = {}
@@ -27,10 +27,14 @@ class LeastLoadedRouter(Router):
         """How much the request adds to an instance's load."""
 
     def route(self, request: Request) -> int:
+        return self.assign(request, self.least())
+
+    def least(self) -> int:
+        """The instance with the least load, of equals the first."""
         heap, loads = self._heap, self.loads
         while heap[0][0] != loads[heap[0][1]]:
             heappop(heap)
-        return self.assign(request, heap[0][1])
+        return heap[0][1]
 
     def assign(self, request: Request, target: int) -> int:
         """Counts the request towards an instance, whoever chose it; returns the instance."""

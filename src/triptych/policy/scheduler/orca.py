@@ -5,6 +5,18 @@ Source: Yu et al., "Orca: A Distributed Serving System for Transformer-Based Gen
 An iteration carries all decodes and the whole prompts of those just admitted (selective batching). KV
 memory is reserved at admission for the longest that the request can become, so nobody is ever preempted,
 and much of the memory stays empty.
+
+Example:
+    >>> from triptych.policy import KVCache, OrcaScheduler, Request
+    >>> scheduler = OrcaScheduler(KVCache(blocks=20, block_size=16))
+    >>> scheduler.add(Request(id=0, prompt_tokens=100, output_tokens=61))
+    >>> _ = scheduler.complete(scheduler.schedule())
+    >>> scheduler.kv.used  # for 100 + 60 tokens; the last one is never stored
+    10
+    >>> scheduler.add(Request(id=1, prompt_tokens=90, output_tokens=50))
+    >>> batch = scheduler.schedule()
+    >>> batch.prefill_tokens, batch.decodes  # the new one's prompt beside the first one's decode
+    (90, 1)
 """
 
 from __future__ import annotations

@@ -9,14 +9,20 @@ the request that was admitted last is preempted when there are none.
 
 Example:
     >>> from triptych.policy import KVCache, Request, SarathiScheduler
-    >>> scheduler = SarathiScheduler(KVCache(blocks=64), max_tokens=512)
+    >>> scheduler = SarathiScheduler(KVCache(blocks=128), max_tokens=512)
     >>> scheduler.add(Request(id=0, prompt_tokens=700, output_tokens=3))
     >>> batch = scheduler.schedule()
     >>> batch.prefill_tokens
     512
-    >>> prefilled, finished = scheduler.complete(batch)
-    >>> scheduler.schedule().prefill_tokens
+    >>> _ = scheduler.complete(batch)
+    >>> batch = scheduler.schedule()
+    >>> batch.prefill_tokens  # the rest of the prompt
     188
+    >>> _ = scheduler.complete(batch)
+    >>> scheduler.add(Request(id=1, prompt_tokens=900, output_tokens=3))
+    >>> batch = scheduler.schedule()
+    >>> batch.decodes, batch.prefill_tokens  # the decode goes first, the next prompt gets what is left
+    (1, 511)
 """
 
 from __future__ import annotations

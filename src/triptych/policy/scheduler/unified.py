@@ -2,8 +2,21 @@
 
 Source: vLLM V1 (`v1/core/sched/scheduler.py`); SGLang's mixed chunked batches follow the same plan.
 
-Unlike sarathi, KV blocks are taken chunk by chunk rather than for a whole prompt at admission, no watermark
-is kept, and an iteration that had to preempt admits nobody.
+Every iteration carries all decodes and as much prompt as the budget leaves. Unlike sarathi, KV blocks are
+taken chunk by chunk rather than for a whole prompt at admission, no watermark is kept, and an iteration that
+had to preempt admits nobody.
+
+Example:
+    >>> from triptych.policy import KVCache, Request, UnifiedScheduler
+    >>> scheduler = UnifiedScheduler(KVCache(blocks=64, block_size=16), max_tokens=512)
+    >>> scheduler.add(Request(id=0, prompt_tokens=700, output_tokens=3))
+    >>> batch = scheduler.schedule()
+    >>> batch.prefill_tokens, scheduler.kv.used  # blocks for this chunk; sarathi would take all 44
+    (512, 32)
+    >>> _ = scheduler.complete(batch)
+    >>> batch = scheduler.schedule()
+    >>> batch.prefill_tokens, scheduler.kv.used
+    (188, 44)
 """
 
 from __future__ import annotations

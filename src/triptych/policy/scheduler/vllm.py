@@ -4,7 +4,22 @@ Source: Kwon et al., "Efficient Memory Management for Large Language Model Servi
 2023, and vLLM V0 (`core/scheduler.py`, without chunked prefill).
 
 While anything can be admitted an iteration is made of whole prompts, and decodes stall; that gives the
-shortest time to first token and the longest gaps between tokens. Images count as prompt work.
+shortest time to first token and the longest gaps between tokens. Images count as prompt work. Decodes draw
+KV blocks as they grow, and the request that was admitted last is preempted when there are none.
+
+Example:
+    >>> from triptych.policy import KVCache, Request, VllmScheduler
+    >>> scheduler = VllmScheduler(KVCache(blocks=64))
+    >>> scheduler.add(Request(id=0, prompt_tokens=100, output_tokens=20))
+    >>> _ = scheduler.complete(scheduler.schedule())
+    >>> scheduler.add(Request(id=1, prompt_tokens=300, output_tokens=5))
+    >>> batch = scheduler.schedule()
+    >>> batch.prefill_tokens, batch.decodes  # the first one's decode stalls for the new prompt
+    (300, 0)
+    >>> _ = scheduler.complete(batch)
+    >>> batch = scheduler.schedule()
+    >>> batch.prefill_tokens, batch.decodes
+    (0, 2)
 """
 
 from __future__ import annotations
