@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic_ns
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from triptych.engine.clock import Clock
 from triptych.engine.core import Engine
 from triptych.engine.log import Log
 from triptych.engine.messages import Abort, ImageInput, Sampling, Submit
+from triptych.engine.runner import Runner
 from triptych.policy import SCHEDULERS, EmbeddingCache, KVCache, Request, Scheduler
 
+from . import tiny
 from .paper import IMAGE_TOKEN, PaperClock, PaperRunner
 from .replay import retrace, watch
 
@@ -35,6 +41,7 @@ class World:
     requests: int
     rate: float
     aborts: float
+    images: bool = True
 
     def scheduler(self) -> Scheduler:
         kv = KVCache(self.blocks, self.block_size, prefix_cache=self.prefix_cache)
@@ -69,7 +76,7 @@ def submits(world: World, chance: random.Random) -> list[Submit]:
     for number in range(world.requests):
         tokens = roots[chance.randrange(2)][: chance.randrange(1, 40)]
         images = []
-        for _ in range(chance.choice([0, 0, 1, 2])):
+        for _ in range(chance.choice([0, 0, 1, 2]) if world.images else 0):
             size = chance.randrange(1, 6)
             images.append(ImageInput(size * 10 + chance.randrange(2), (1, 2, 2 * size), size, b""))
             tokens = [*tokens, chance.randrange(48), *[IMAGE_TOKEN] * size]
@@ -79,14 +86,15 @@ def submits(world: World, chance: random.Random) -> list[Submit]:
     return made
 
 
-def run_engine(world: World) -> tuple[Engine, Log, list[object], list[Request]]:
-    """Runs an engine on paper until all have ended."""
+def run_engine(world: World, runner: Runner | None = None) -> tuple[Engine, Log, list[object], list[Request]]:
+    """Runs an engine until all have ended: on a real model by the wall clock, or else on paper."""
     chance = random.Random(world.seed)
     scheduler = world.scheduler()
     batches = watch(scheduler)
     log = Log(scheduler)
-    runner = PaperRunner(world.blocks, world.block_size, seed=world.seed)
-    engine = Engine(runner, scheduler, log=log, clock=PaperClock(world.seed))  # type: ignore[arg-type]
+    paper: Any = PaperRunner(world.blocks, world.block_size, seed=world.seed)
+    clock = PaperClock(world.seed) if runner is None else Clock()
+    engine = Engine(runner or paper, scheduler, log=log, clock=clock)
     requests: list[Request] = []
     arrived = log.arrived
 
@@ -101,8 +109,11 @@ def run_engine(world: World) -> tuple[Engine, Log, list[object], list[Request]]:
     while to_come or engine.busy:
         messages: list[Submit | Abort] = []
         while to_come and chance.random() < world.rate / (1 + world.rate):
-            messages.append(to_come.pop())
-            alive.append(messages[-1].id)
+            submit = to_come.pop()
+            if runner is not None:
+                submit = msgspec.structs.replace(submit, sent=monotonic_ns() - chance.randrange(10**6))
+            messages.append(submit)
+            alive.append(submit.id)
         if alive and chance.random() < world.aborts:
             messages.append(Abort(chance.choice(alive)))
         engine.turn(messages)
@@ -126,6 +137,34 @@ def test_the_simulator_forms_the_batches_of_the_engine(policy: str, jump: bool, 
     assert simulator.recorder.end == log.recorder.end
     assert simulator.recorder.first_token.tobytes() == log.recorder.first_token.tobytes()
     assert simulator.recorder.generated_tokens == log.recorder.generated_tokens
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_so_it_does_for_a_real_model_under_the_wall_clock(policy: str, tmp_path: Path) -> None:
+    knobs: dict[str, Any] = {"max_batch": 4}
+    if policy in ("vllm", "sarathi", "unified"):
+        knobs["max_tokens"] = 128 if policy == "vllm" else 24
+    world = World(
+        policy=policy,
+        block_size=4,
+        blocks=40,
+        prefix_cache=True,
+        embedding_blocks=16,
+        knobs=knobs,
+        seed=3,
+        requests=40,
+        rate=0.5,
+        aborts=0.05,
+        images=False,
+    )
+    model = tiny.build("llama", tmp_path)
+    _, log, batches, requests = run_engine(world, Runner(model, blocks=world.blocks, block_size=4))
+    scheduler = world.scheduler()
+    again = watch(scheduler)
+    simulator = retrace(log, requests, scheduler, jump=True)
+    assert again == batches
+    assert simulator.recorder.end == log.recorder.end
+    assert len(batches) > 50
 
 
 @pytest.mark.parametrize("policy", POLICIES)
