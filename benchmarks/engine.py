@@ -227,12 +227,12 @@ def measure(dtype: torch.dtype, device: str) -> tuple[float, float]:
 
     On a CPU products of bfloat16 may be made in float32, where that is faster: the better of the two counts.
     """
-    size, where = 3072, "cpu" if device == "CPU" else "cuda"
+    size, where = 2048, "cpu" if device == "CPU" else "cuda"
     formats = {dtype, torch.float32} if where == "cpu" else {dtype}
     factors = [torch.randn(size, size, device=where).to(format_) for format_ in formats]
-    product = min(_timed(partial(torch.matmul, factor, factor)) for factor in factors for _ in range(8))
+    product = min(_timed(partial(torch.matmul, factor, factor)) for factor in factors for _ in range(40))
     large = torch.ones(1 << 27, dtype=torch.float32, device=where)
-    total = min(_timed(large.sum) for _ in range(8))
+    total = min(_timed(large.sum) for _ in range(20))
     return 2 * size**3 / product, large.numel() * 4 / total
 
 
