@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import sys
 from collections import deque
@@ -22,6 +23,9 @@ from triptych.engine.server.metrics import Metrics
 
 logger = logging.getLogger("triptych.server")
 
+_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""Threads of the worker that wait for each other sleep rather than spin: it shares the processor with this
+server at the least, and spinning threads that hold up the one they wait for cost many times the work."""
 BAD_DECLARATION = 2
 """Exit code of a worker that cannot be started as declared; it has said why."""
 
@@ -132,7 +136,11 @@ class Supervisor:
         addresses = ("--inbox", link.inbox, "--outbox", link.outbox)
         # What it prints goes to our standard error: standard output is for what a user asked for.
         process = await asyncio.create_subprocess_exec(
-            *self._command, *addresses, stdin=asyncio.subprocess.DEVNULL, stdout=sys.stderr.fileno()
+            *self._command,
+            *addresses,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=sys.stderr.fileno(),
+            env=_THREADS | os.environ,
         )
         self._process, self._link = process, link
         tasks = [asyncio.create_task(self._read(link)), asyncio.create_task(self._watch(process))]
