@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from io import BytesIO
 
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image
 
 from triptych import catalog
 from triptych.engine.images import ImageReader, load_image_reader
+from triptych.engine.messages import ImageInput, Sampling, Submit, encode, to_worker
+from triptych.engine.runner import patches
 
 
 def reader(model: str) -> ImageReader:
@@ -30,12 +34,30 @@ def jpeg(width: int, height: int, kind: str = "JPEG") -> bytes:
 def test_an_image_has_the_patches_and_tokens_that_are_predicted(model: str, width: int, height: int) -> None:
     vision = catalog.model(model).vision
     assert vision is not None
-    image = reader(model).read(jpeg(width, height))
-    frames, rows, columns = image.grid
-    assert frames * rows * columns == vision.patches(width, height)
-    assert image.tokens == vision.tokens(width, height)
-    values = 3 * vision.temporal_patch * vision.patch**2
-    assert len(image.pixels) == 4 * frames * rows * columns * values
+    file = jpeg(width, height)
+    image = reader(model).read(file)
+    assert math.prod(image.grid) == vision.patches(width, height)
+    assert image.tokens == reader(model).tokens(file) == vision.tokens(width, height)
+    assert len(image.pixels) == math.prod(image.grid) * 3 * vision.patch**2
+
+
+@pytest.mark.parametrize("model", ["Qwen2.5-VL-3B", "Qwen3-VL-4B"])
+@pytest.mark.parametrize(("width", "height"), [(640, 480), (64, 300), (30, 30)])
+def test_the_vision_tower_gets_what_transformers_gives_it(model: str, width: int, height: int) -> None:
+    file = jpeg(width, height)
+    found = reader(model)
+    image = found.read(file)
+    made = found._processor(images=[Image.open(BytesIO(file))], return_tensors="np")
+    assert image.grid == tuple(made["image_grid_thw"][0])
+    given = patches(image, found._processor.temporal_patch_size).numpy()
+    np.testing.assert_allclose(given, made["pixel_values"], atol=1e-6)
+
+
+def test_pixels_that_are_not_those_of_the_grid_are_no_message() -> None:
+    data = encode(Submit("1", [1], Sampling(max_tokens=1), [ImageInput(1, (1, 4, 6), 6, bytes(3 * 4 * 6))]))
+    to_worker(data)
+    with pytest.raises(msgspec.ValidationError, match="are not 28 patches of 3 channels"):
+        to_worker(data.replace(b"\x93\x01\x04\x06", b"\x93\x01\x04\x07"))
 
 
 def test_content_follows_the_pixels() -> None:

@@ -19,7 +19,7 @@ from triptych.engine.core import Engine
 from triptych.engine.loader import LoadedModel
 from triptych.engine.messages import Abort, ImageInput, Sampling, Submit, Tokens
 from triptych.engine.packed import pack
-from triptych.engine.runner import Runner
+from triptych.engine.runner import Runner, patches
 from triptych.policy import SCHEDULERS, EmbeddingCache, KVCache
 
 from . import tiny
@@ -81,9 +81,10 @@ def picture(model: LoadedModel, content: int) -> ImageInput:
     tower = model.model.config.vision_config
     chance = torch.Generator().manual_seed(content)
     height, width = 2 + 2 * (content % 2), 4 + 2 * (content // 2)
-    values = tower.in_channels * tower.temporal_patch_size * tower.patch_size**2
-    pixels = torch.randn(height * width, values, generator=chance)
-    return ImageInput(content, (1, height, width), height * width // 4, pixels.numpy().tobytes())
+    shape = (height * width, tower.in_channels, tower.patch_size**2)
+    pixels = torch.randint(256, shape, generator=chance, dtype=torch.uint8).numpy().tobytes()
+    grid, tokens = (1, height, width), height * width // 4
+    return ImageInput(content, grid, tokens, pixels, mean=(120.0, 127.0, 134.0), std=(60.0, 70.0, 80.0))
 
 
 def generate(model: Any, tokens: list[int], images: Sequence[ImageInput]) -> list[int]:
@@ -91,9 +92,8 @@ def generate(model: Any, tokens: list[int], images: Sequence[ImageInput]) -> lis
     more: dict[str, Any] = {}
     if images:
         more["image_grid_thw"] = torch.tensor([image.grid for image in images])
-        flat = b"".join(image.pixels for image in images)
-        patches = sum(image.grid[1] * image.grid[2] for image in images)
-        more["pixel_values"] = torch.frombuffer(bytearray(flat), dtype=torch.float32).view(patches, -1)
+        frames = model.config.vision_config.temporal_patch_size
+        more["pixel_values"] = torch.cat([patches(image, frames) for image in images])
         more["mm_token_type_ids"] = (torch.tensor([tokens]) == 510).int()
     ids = torch.tensor([tokens])
     more["attention_mask"] = torch.ones_like(ids)  # or token 0 would be taken for padding

@@ -61,3 +61,10 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "opt"}')
     with pytest.raises(SpecError, match="tokenizer"):
         load_tokenizer(str(tmp_path))
+
+
+def test_a_vocabulary_without_room_for_bytes_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "opt", "vocab_size": 200}')
+    with pytest.raises(SpecError, match="no room for the 256 bytes") as caught:
+        load_tokenizer(f"random:{tmp_path}")
+    assert len(str(caught.value).splitlines()) == 1

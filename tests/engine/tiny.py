@@ -68,6 +68,20 @@ CONFIGS: dict[str, dict[str, Any]] = {
             "deepstack_visual_indexes": [0, 1],
         },
     },
+    "qwen3_vl_moe": {
+        **_IMAGES,
+        "model_type": "qwen3_vl_moe",
+        "text_config": {**_GQA, **_MOE, "head_dim": 16},
+        "vision_config": {
+            **_TOWER,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "out_hidden_size": 64,
+            "patch_size": 16,
+            "num_position_embeddings": 64,
+            "deepstack_visual_indexes": [0, 1],
+        },
+    },
 }
 IMAGE_FAMILIES = tuple(name for name, config in CONFIGS.items() if "vision_config" in config)
 

@@ -50,10 +50,13 @@ class ByteImages:
 
     placeholder = 260
 
-    def read(self, file: bytes) -> ImageInput:
+    def tokens(self, file: bytes) -> int:
         if not file.startswith(b"IMG"):
             raise ValueError("not an image that can be read")
-        return ImageInput(hash(file) % 2**63, (1, 1, len(file)), len(file), b"\0" * 4 * len(file))
+        return len(file)
+
+    def read(self, file: bytes) -> ImageInput:
+        return ImageInput(hash(file) % 2**63, (1, 1, len(file)), self.tokens(file), b"\0" * 3 * len(file))
 
 
 class Served:

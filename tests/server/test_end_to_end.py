@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import os
-import re
-import signal
+import random
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
 from pathlib import Path
+from string import ascii_lowercase
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -23,78 +22,21 @@ import numpy as np
 import openai
 import pytest
 import torch
-import yaml
 from PIL import Image
 from tests.engine import tiny
 
 from triptych.engine.images import load_image_reader
 from triptych.engine.server.prompts import Vocabulary, expand
+from triptych.engine.server.text import Answer
 from triptych.engine.tokenizer import load_tokenizer
 from triptych.record import read_run
 
+from .alone import Alone
+from .command import ROOT, Process, serving
+from .wire import events
+
 QUESTION = "what is this"
 OUTPUT = 12
-
-
-@dataclass
-class Process:
-    """A server that was started from the command line."""
-
-    process: subprocess.Popen[str]
-    url: str
-    model: str
-    record: Path
-
-    @property
-    def client(self) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=60)
-
-    def stop(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(30)
-
-
-@contextmanager
-def serving(family: str, folder: Path, *options: str) -> Iterator[Process]:
-    """`triptych serve` of a tiny model."""
-    model = f"random:{tiny.config_file(family, folder)}"
-    images = family in tiny.IMAGE_FAMILIES
-    pool = {
-        "phases": ["encode", "prefill", "decode"] if images else ["prefill", "decode"],
-        "device": "CPU",
-        "precision": dict.fromkeys(("weights", "kv", "compute"), "fp32"),
-        "scheduler": {"policy": "unified" if images else "sarathi", "max_batch": 32},
-        "kv_blocks": 300,
-        "prefix_cache": True,
-    }
-    if images:
-        pool["embedding_cache"] = "1 MB"
-    file = folder / "deployment.yaml"
-    file.write_text(yaml.safe_dump({"model": model, "pools": {"all": pool}}), encoding="utf-8")
-    record = folder / "record"
-    command = [sys.executable, "-m", "triptych", "serve", str(file), "--port", "0", "--record", str(record)]
-    environment = {**os.environ, "PYTHONPATH": "src", "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [*command, *options],
-        cwd=Path(__file__).parents[2],
-        env=environment,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stderr is not None
-        said = ""
-        for line in process.stderr:
-            said += line
-            found = re.search(r"http://[\d.:]+", line)
-            if found:
-                yield Process(process, found[0], model, record)
-                break
-        else:
-            pytest.fail(said)
-    finally:
-        process.kill()
-        process.communicate()
 
 
 @pytest.fixture(scope="module")
@@ -132,16 +74,16 @@ def reference(family: str, files: tuple[bytes, ...] = ()) -> str:
         assert reader is not None
         images = [reader.read(file) for file in files]
         tokens = expand(tokens, images, reader.placeholder)
-        more["image_grid_thw"] = torch.tensor([image.grid for image in images])
-        pixels = [np.frombuffer(image.pixels, "<f4").reshape(np.prod(image.grid), -1) for image in images]
-        more["pixel_values"] = torch.tensor(np.concatenate(pixels))
+        opened = [Image.open(BytesIO(file)) for file in files]
+        more |= reader._processor(images=opened, return_tensors="pt")
         more["mm_token_type_ids"] = (torch.tensor([tokens]) == reader.placeholder).int()
     ids = torch.tensor([tokens])
     more["attention_mask"] = torch.ones_like(ids)
     out = loaded.model.generate(
         ids, max_new_tokens=OUTPUT, do_sample=False, eos_token_id=None, pad_token_id=0, **more
     )
-    return vocabulary.decode(out[0, len(tokens) :].tolist())
+    # Step by step, as a server decodes: broken characters come out otherwise if all are decoded at once.
+    return Answer(vocabulary.decode).add(out[0, len(tokens) :].tolist(), "length").text
 
 
 def ask(server: Process, files: tuple[bytes, ...] = (), **more: Any) -> Any:
@@ -200,14 +142,42 @@ def test_a_prompt_that_does_not_fit_is_refused(text_server: Process) -> None:
         text_server.client.completions.create(model="tiny", prompt="x y z " * 400, max_tokens=5)
 
 
+def prompts(count: int) -> list[tuple[str, int]]:
+    """Prompts of many lengths, some of which begin alike, and how many tokens to answer with."""
+    chance = random.Random(0)
+    heads = [" ".join(chance.choices(ascii_lowercase, k=40)) for _ in range(3)]
+    return [
+        (f"{chance.choice(['', *heads])} number {number}" + " x" * chance.randrange(30), 5 + number % 30)
+        for number in range(count)
+    ]
+
+
+def test_200_at_once_are_answered_as_each_alone(text_server: Process) -> None:
+    asked = prompts(200)
+
+    async def ask_one(http: httpx.AsyncClient, prompt: str, output: int, stream: bool) -> list[str]:
+        body = {"prompt": prompt, "max_tokens": output, "temperature": 0, "ignore_eos": True, "logprobs": 0}
+        answer = await http.post("/v1/completions", json={**body, "stream": stream})
+        assert answer.status_code == 200, answer.text
+        wholes = events(answer.text)[:-1] if stream else [answer.json()]
+        return [token for whole in wholes for token in whole["choices"][0]["logprobs"]["tokens"]]
+
+    async def ask_all() -> list[list[str]]:
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(base_url=text_server.url, timeout=120, limits=limits) as http:
+            answers = (ask_one(http, *one, stream=number % 2 == 0) for number, one in enumerate(asked))
+            return await asyncio.gather(*answers)
+
+    found = asyncio.run(ask_all())
+    alone = Alone(text_server.record.with_name("deployment.yaml"))
+    assert found == [alone.spell(alone.completion(*one)) for one in asked]
+    assert set(text_server.left().values()) == {0.0}
+
+
 def test_a_killed_worker_costs_no_answer(text_server: Process) -> None:
-    children = Path(f"/proc/{text_server.process.pid}/task/{text_server.process.pid}/children")
-    if not children.exists():
-        pytest.skip("the children of a process are not known on this system")
     stream = ask(text_server, stream=True)
     text = next(stream).choices[0].delta.content or ""
-    (worker,) = map(int, children.read_text().split())
-    os.kill(worker, signal.SIGKILL)
+    text_server.worker.kill()
     text += "".join(chunk.choices[0].delta.content or "" for chunk in stream)
     assert text == reference("qwen3")
     assert ask(text_server).choices[0].message.content == reference("qwen3")
@@ -240,7 +210,7 @@ def test_a_model_that_cannot_be_served_is_one_line(tmp_path: Path) -> None:
     file.write_text(json.dumps({"model": model, "pools": {"all": pool}}), encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-m", "triptych", "serve", str(file), "--port", "0"],
-        cwd=Path(__file__).parents[2],
+        cwd=ROOT,
         env={**os.environ, "PYTHONPATH": "src"},
         capture_output=True,
         text=True,

@@ -18,7 +18,7 @@ from .serving import ByteImages, Served, running
 from .test_images import ask, data_url
 from .wire import assert_clean, post, send_raw, texts
 
-REQUESTS = int(os.environ.get("TRIPTYCH_SOAK", "400"))
+REQUESTS = 400
 KILL_EVERY = 400
 """Requests: some three seconds, in which no request can meet three deaths."""
 

@@ -26,16 +26,30 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 class ImageReader:
     """Reads images for one model; safe to use from several threads.
 
+    Pixels leave it as bytes: normalised, and with the frames that a vision tower wants, they are eight times
+    as large, and several times that while they are made.
+
     Args:
-        processor: of the model.
+        processor: of the model, of the Qwen2-VL kind.
         placeholder: the token that stands for an embedding of an image in the prompt.
-        patches_per_token: patches that become one embedding.
     """
 
-    def __init__(self, processor: Any, placeholder: int, patches_per_token: int) -> None:
+    def __init__(self, processor: Any, placeholder: int) -> None:
         self.placeholder = placeholder
         self._processor = processor
-        self._patches_per_token = patches_per_token
+        scale = processor.rescale_factor
+        self._mean = tuple(value / scale for value in processor.image_mean)
+        self._std = tuple(value / scale for value in processor.image_std)
+
+    def tokens(self, file: bytes) -> int:
+        """Embeddings of an image, of which no more is read than how large it is.
+
+        Raises:
+            ValueError: it is no image, or too large.
+        """
+        width, height = _open(file).size
+        patches = int(self._processor.get_number_of_image_patches(height, width))
+        return patches // int(self._processor.merge_size**2)
 
     def read(self, file: bytes) -> ImageInput:
         """An image file as the model's input.
@@ -43,17 +57,23 @@ class ImageReader:
         Raises:
             ValueError: it is no image, or too large.
         """
-        image = _open(file)
-        made = self._processor(images=[image], return_tensors="np")
-        pixels = np.ascontiguousarray(made["pixel_values"], dtype="<f4")
-        frames, height, width = (int(side) for side in made["image_grid_thw"][0])
-        data = pixels.tobytes()
-        digest = blake2b(data, digest_size=8, salt=f"{height}x{width}".encode()).digest()
+        processor = self._processor
+        patch, merge = processor.patch_size, processor.merge_size
+        pixels = np.moveaxis(np.asarray(_pixels(_open(file))), -1, 0)
+        pixels = processor.resize(pixels, processor.size, processor.resample, factor=patch * merge)
+        channels, height, width = pixels.shape
+        rows, columns = height // patch, width // patch
+        # Patches that become one embedding follow each other.
+        tiles = pixels.reshape(channels, rows // merge, merge, patch, columns // merge, merge, patch)
+        data = np.ascontiguousarray(tiles.transpose(1, 4, 2, 5, 0, 3, 6), dtype=np.uint8).tobytes()
+        digest = blake2b(data, digest_size=8, salt=f"{rows}x{columns}".encode()).digest()
         return ImageInput(
             content=int.from_bytes(digest, "little") >> 1,
-            grid=(frames, height, width),
-            tokens=frames * height * width // self._patches_per_token,
+            grid=(1, rows, columns),
+            tokens=rows * columns // merge**2,
             pixels=data,
+            mean=self._mean,
+            std=self._std,
         )
 
 
@@ -87,22 +107,39 @@ def load_image_reader(
         except (OSError, ValueError) as error:
             problem = f"{name} has no image processor that can be read: {str(error).splitlines()[0]}"
             raise SpecError(field, problem, file=file) from None
-    return ImageReader(processor, config.image_token_id, vision.merge**2)
+    if not (processor.do_resize and processor.do_rescale and processor.do_normalize):
+        problem = (
+            f"{name} has an image processor that does not resize, rescale and normalise; use one that does"
+        )
+        raise SpecError(field, problem, file=file)
+    return ImageReader(processor, config.image_token_id)
 
 
 def _open(file: bytes) -> Image.Image:
-    """The image in RGB.
+    """The image, of which the pixels are not read yet.
 
     Raises:
-        ValueError: it is none, broken or too large.
+        ValueError: it is none, or too large.
     """
     try:
         image = Image.open(BytesIO(file), formats=_FORMATS)
-        width, height = image.size
-        if width * height > MAX_PIXELS:
-            raise ValueError(f"{width}x{height} is more than {MAX_PIXELS // 10**6} million pixels")
-        return image.convert("RGB")
     except UnidentifiedImageError:
         raise ValueError(f"this is no image in one of the formats {', '.join(_FORMATS)}") from None
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"the image is broken: {error}") from None
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{width}x{height} is more than {MAX_PIXELS // 10**6} million pixels")
+    return image
+
+
+def _pixels(image: Image.Image) -> Image.Image:
+    """The image in RGB.
+
+    Raises:
+        ValueError: it is broken.
+    """
+    try:
+        return image.convert("RGB")
     except (OSError, SyntaxError) as error:
         raise ValueError(f"the image is broken: {error}") from None

@@ -7,13 +7,19 @@ model, the code that runs it included, is that of a real checkpoint.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
+    CONFIG_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
@@ -29,6 +35,10 @@ from triptych.spec.base import SpecError
 RANDOM = catalog.RANDOM
 _BLOCK = 1_000_003
 """Random numbers that are drawn once and laid end to end to fill a tensor. A prime, so that rows differ."""
+_SHARP = ("q_proj", "k_proj", "q_norm", "k_norm")
+"""Modules that make queries and keys."""
+_FAULTS = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, StrictDataclassError)
+"""What transformers raises where a configuration or a checkpoint is wrong."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +89,10 @@ def load(
     text = config.get_text_config()
     takes_images = hasattr(config, "vision_config")
     kind: Any = AutoModelForImageTextToText if takes_images else AutoModelForCausalLM
+    # Experts run by grouped_mm, the choice of transformers: for the few tokens of decodes quicker on the CPU
+    # than a loop over experts, and unlike batched_mm it copies no weights.
     kernels = {"text_config": attention, "vision_config": "sdpa"} if takes_images else attention
-    try:
+    with _one_line(f"{name} cannot be loaded", field, file):
         if name.startswith(RANDOM):
             with no_init_weights():
                 model = kind.from_config(config, dtype=dtype, attn_implementation=kernels)
@@ -89,9 +101,7 @@ def load(
             model.to(device)
         else:
             model = _from_checkpoint(kind, name, config, dtype, device, kernels)
-    except (OSError, ValueError, KeyError) as error:
-        problem = f"{name} cannot be loaded: {str(error).splitlines()[0]}"
-        raise SpecError(field, problem, file=file) from None
+        stop_tokens = _stop_tokens(config, name)
     heads = text.num_attention_heads
     return LoadedModel(
         name=name,
@@ -102,7 +112,7 @@ def load(
         head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
         vocab_size=text.vocab_size,
         max_context=text.max_position_embeddings,
-        eos_token_ids=_stop_tokens(config, name),
+        eos_token_ids=stop_tokens,
         image_token_id=config.image_token_id if takes_images else None,
     )
 
@@ -113,18 +123,28 @@ def read_config(name: str, *, field: str = "model", file: str | Path | None = No
     Raises:
         SpecError: there is none.
     """
-    try:
-        if name.startswith(RANDOM):
-            fields = dict(catalog.config(name.removeprefix(RANDOM), field=field, file=file))
-            return _with_image_positions(AutoConfig.for_model(**fields))
-        if not Path(name).is_dir():
-            problem = f"{name} is no checkpoint folder; name one, or random:{name} for random weights"
+    if name.startswith(RANDOM):
+        fields = dict(catalog.config(name.removeprefix(RANDOM), field=field, file=file))
+        if fields.get("model_type") not in CONFIG_MAPPING:
+            problem = f"{name} is of a kind that transformers cannot run; choose another model"
             raise SpecError(field, problem, file=file)
+        with _one_line(f"{name} cannot be read", field, file):
+            return _with_image_positions(AutoConfig.for_model(**fields))
+    if not Path(name).is_dir():
+        problem = f"{name} is no checkpoint folder; name one, or random:{name} for random weights"
+        raise SpecError(field, problem, file=file)
+    with _one_line(f"{name} cannot be read", field, file):
         config: PretrainedConfig = AutoConfig.from_pretrained(name, local_files_only=True)
-        return config
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        problem = f"{name} cannot be read: {str(error).splitlines()[0]}"
-        raise SpecError(field, problem, file=file) from None
+    return config
+
+
+@contextmanager
+def _one_line(problem: str, field: str, file: str | Path | None) -> Iterator[None]:
+    """Turns what transformers raises into one line."""
+    try:
+        yield
+    except _FAULTS as error:
+        raise SpecError(field, f"{problem}: {shorten(str(error), 200)}", file=file) from None
 
 
 def _from_checkpoint(
@@ -133,7 +153,7 @@ def _from_checkpoint(
     """The model with the weights of a folder, which are mapped rather than read.
 
     Raises:
-        ValueError: weights are missing.
+        ValueError: weights are missing, or of another shape than the configuration has.
     """
     model, found = kind.from_pretrained(
         folder,
@@ -142,11 +162,15 @@ def _from_checkpoint(
         device_map=None if device == "cpu" else device,
         attn_implementation=kernels,
         local_files_only=True,
+        ignore_mismatched_sizes=True,  # refused below, where it is known which
         output_loading_info=True,
     )
     if found["missing_keys"]:
         missing = sorted(found["missing_keys"])
         raise ValueError(f"{len(missing)} weights are missing, {missing[0]} among them")
+    if found["mismatched_keys"]:
+        name, there, wanted = sorted(found["mismatched_keys"])[0]
+        raise ValueError(f"{name} has shape {list(there)}, config.json asks for {list(wanted)}")
     return model
 
 
@@ -154,16 +178,20 @@ def _fill(model: nn.Module, seed: int) -> None:
     """Random weights under which what comes out depends on all that went in.
 
     Matrices keep the size of what passes through them (variance 1 / inputs) and embeddings are small beside
-    what the layers add; with the usual small weights a deep random model says the same token for ever.
+    what the layers add; with the usual small weights a deep random model says the same token for ever. So it
+    does where attention is spread over all tokens alike, hence queries and keys of twice the size.
     """
     numbers = torch.rand(_BLOCK, generator=torch.Generator().manual_seed(seed)) * 2 - 1
     offset = 0
     with torch.no_grad():
         for name, weight in model.named_parameters():
+            sharp = 2.0 if name.split(".")[-2] in _SHARP else 1.0
             if "norm" in name:
-                weight.fill_(0.0 if name.endswith("bias") else 1.0)
+                weight.fill_(0.0 if name.endswith("bias") else sharp)
                 continue
-            scale = math.sqrt(3 / math.prod(weight.shape[1:])) if weight.dim() > 1 else 0.05
+            # Experts are stacked: (experts, outputs, inputs).
+            inputs = weight.shape[-1] if weight.dim() == 3 else math.prod(weight.shape[1:])
+            scale = sharp * math.sqrt(3 / inputs) if weight.dim() > 1 else 0.05
             if "embed" in name or name.endswith("lm_head.weight"):
                 scale = 0.05
             _tile(weight, numbers.roll(offset) * scale)
@@ -189,7 +217,7 @@ def _with_image_positions(config: PretrainedConfig) -> PretrainedConfig:
     text = config.get_text_config()
     half = (getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads) // 2
     side = half * 5 // 16 if config.model_type.startswith("qwen3") else half * 3 // 8
-    text.rope_parameters = {**text.rope_parameters, "mrope_section": [half - 2 * side, side, side]}
+    text.rope_parameters = {"mrope_section": [half - 2 * side, side, side], **text.rope_parameters}
     return config
 
 

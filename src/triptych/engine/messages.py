@@ -6,6 +6,7 @@ types is refused. The worker knows tokens only: text, images as files and HTTP s
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import msgspec
@@ -53,7 +54,15 @@ class ImageInput(msgspec.Struct, frozen=True):
     tokens: int
     """Placeholder tokens in the prompt."""
     pixels: bytes
-    """float32, little-endian, shape (patches, values of a patch), as the model's image processor gives it."""
+    """uint8, shape (patches, channels, pixels of a patch): resized and not yet normalised."""
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    """Of each channel, on the scale of `pixels`; the vision tower gets (pixel - mean) / std."""
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        patches, channels = math.prod(self.grid), len(self.mean)
+        if patches < 1 or not 1 <= channels == len(self.std) or len(self.pixels) % (patches * channels):
+            raise ValueError(f"{len(self.pixels)} bytes are not {patches} patches of {channels} channels")
 
 
 class Submit(msgspec.Struct, frozen=True, tag=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
@@ -82,13 +83,10 @@ class Runner:
             self._encode(images)
 
     def _encode(self, images: list[ImageInput]) -> None:
-        pixels = [torch.frombuffer(bytearray(image.pixels), dtype=torch.float32) for image in images]
-        patches = torch.cat(
-            [flat.view(_patches(image), -1) for flat, image in zip(pixels, images, strict=True)]
-        )
+        frames = self.model.model.config.vision_config.temporal_patch_size
+        pixels = torch.cat([patches(image, frames).to(self._device, self.model.dtype) for image in images])
         grids = torch.tensor([image.grid for image in images], device=self._device)
-        patches = patches.to(self._device, self.model.dtype)
-        found = self.model.model.get_image_features(patches, image_grid_thw=grids, return_dict=True)
+        found = self.model.model.get_image_features(pixels, image_grid_thw=grids, return_dict=True)
         layers = getattr(found, "deepstack_features", None) or ()
         for index, image in enumerate(images):
             # Copies: a split is a view, which would keep the whole batch alive.
@@ -190,9 +188,15 @@ class Runner:
         return arguments
 
 
-def _patches(image: ImageInput) -> int:
-    frames, height, width = image.grid
-    return frames * height * width
+def patches(image: ImageInput, frames: int) -> Tensor:
+    """What the vision tower takes, shape (patches, channels * frames * pixels of a patch).
+
+    A patch spans several frames, which are all alike in an image that stands still.
+    """
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (image.mean, image.std))
+    pixels = torch.frombuffer(bytearray(image.pixels), dtype=torch.uint8)
+    pixels = pixels.view(math.prod(image.grid), len(image.mean), 1, -1)
+    return ((pixels - mean) / std).expand(-1, -1, frames, -1).flatten(1)
 
 
 def _rotary(work: Work) -> Tensor:

@@ -50,11 +50,14 @@ def load_tokenizer(
         file: likewise.
 
     Raises:
-        SpecError: there is no such model, or no tokenizer in its folder.
+        SpecError: there is no such model, no tokenizer in its folder, or no room for a made one.
     """
     config = read_config(name, field=field, file=file)
     if name.startswith(RANDOM):
-        return make_tokenizer(config)
+        try:
+            return make_tokenizer(config)
+        except ValueError as error:
+            raise SpecError(field, f"{name}: {error}", file=file) from None
     if not any(Path(name, file_name).is_file() for file_name in _FILES):
         raise SpecError(field, f"{name} has no tokenizer: none of {', '.join(_FILES)}", file=file)
     try:

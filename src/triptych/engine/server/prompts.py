@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from jinja2 import TemplateError
 
@@ -19,6 +19,8 @@ from triptych.engine.server.protocol import ImagePart, Message
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+T = TypeVar("T")
+
 _QUICK = 16 * 1024
 """Characters up to which a text is tokenised on the spot: about a millisecond, less than threads cost under
 load."""
@@ -31,6 +33,14 @@ class Images(Protocol):
     @property
     def placeholder(self) -> int:
         """The token that stands for an image in the prompt; it is repeated for every embedding."""
+        ...
+
+    def tokens(self, file: bytes) -> int:
+        """Embeddings of an image, told without reading all of it.
+
+        Raises:
+            ValueError: it is no image, or too large.
+        """
         ...
 
     def read(self, file: bytes) -> ImageInput:
@@ -172,18 +182,22 @@ class Prompts:
             if sum(map(len, files)) > self._max_bytes:
                 problem = f"the images are larger than {self._max_bytes:,} bytes together"
                 raise invalid(problem, "messages", "invalid_image")
-        images: list[ImageInput] = []
-        for file in files:
-            images.append(await self._read(file, len(images)))
-            if sum(image.tokens for image in images) > room:
+        assert self._images is not None
+        taken = 0
+        for number, file in enumerate(files):
+            taken += await self._image(self._images.tokens, file, number)
+            if taken > room:
                 problem = f"the images alone take more than the {room} tokens that there is room for"
                 raise invalid(problem, "messages", "context_length_exceeded")
-        assert self._images is not None
+        images = await self.read_images(files)
         return Prompt(expand(tokens, images, self._images.placeholder), files), images
 
     async def read_images(self, files: list[bytes]) -> list[ImageInput]:
         """The pixels of images that have been read before."""
-        return [await self._read(file, number) for number, file in enumerate(files)]
+        if not files:  # as where the model takes none
+            return []
+        assert self._images is not None
+        return [await self._image(self._images.read, file, number) for number, file in enumerate(files)]
 
     async def _encode(self, text: str, *, special: bool) -> list[int]:
         if len(text) <= _QUICK:
@@ -195,10 +209,9 @@ class Prompts:
             return await self._pool.run(read_data_url, url)
         return await self._source.get(url)
 
-    async def _read(self, file: bytes, number: int) -> ImageInput:
-        assert self._images is not None
+    async def _image(self, function: Callable[[bytes], T], file: bytes, number: int) -> T:
         try:
-            return await self._pool.run(self._images.read, file)
+            return await self._pool.run(function, file)
         except ValueError as error:
             raise invalid(f"image {number + 1}: {error}", "messages", "invalid_image") from None
 
