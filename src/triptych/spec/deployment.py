@@ -87,6 +87,9 @@ class Pool(Spec):
     prefix_cache: bool = False
     embedding_cache: Bytes | None = None
     """Memory for image embeddings per instance (4 GB, or a tenth of the device if that is less)."""
+    profile: str | None = None
+    """Measured runtimes of its operators: a name that `triptych profile list` shows, or a file; None: the
+    roofline of the device."""
     dollars_per_hour: float | None = Field(default=None, ge=0)
     """Of one device, where it differs from the catalogue."""
 
@@ -155,6 +158,8 @@ class Deployment(Spec):
     pools: dict[str, Pool] = Field(min_length=1)
     routers: Routers = Routers()
     links: tuple[PoolLink, ...] = ()
+    calibration: str | None = None
+    """A file that `triptych calibrate` wrote: host time, front-end delay, efficiencies of a measured run."""
     seed: int = Field(default=0, ge=0)
     """Of the random router."""
 

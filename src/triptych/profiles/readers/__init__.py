@@ -1,0 +1,1 @@
+"""Readers of profiles that others measured: a file a format."""
