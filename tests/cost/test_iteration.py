@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from triptych.cost import UNBOUNDED, IterationCost
 from triptych.cost.collectives import Wires, exchanges
-from triptych.cost.iteration import UNBOUNDED, IterationCost
 from triptych.cost.loads import Load, Over, loads, prefill_sizes
 from triptych.cost.operators import Formats, Operator
 from triptych.cost.placement import operators, runs, stage_parts

@@ -246,6 +246,7 @@ class Decoding(RuleBasedStateMachine):
         decodes, model = self.decodes, self.model
         assert list(decodes.members) == [naive.request for naive in model]
         assert decodes.context_tokens == sum(naive.context for naive in model)
+        assert decodes.longest() == max((naive.context for naive in model), default=0)
         assert [decodes.context(naive.request) for naive in model] == [naive.context for naive in model]
         assert [decodes.generated(naive.request) for naive in model] == [naive.generated for naive in model]
         assert self.kv.free == self.free()
@@ -269,3 +270,20 @@ def test_a_set_is_empty_after_its_last_member(grows: bool) -> None:
     assert decodes.advance(decodes.steps_to_run()) == [request]
     kv.release(request)
     assert (len(decodes.members), decodes.context_tokens, kv.free) == (0, 0, 10)
+
+
+def test_the_longest_is_known_whoever_joins_and_leaves() -> None:
+    kv = KVCache(1000, 16)
+    decodes = DecodeSet(kv)
+    assert decodes.longest() == 0
+    members = [member(kv, context, 100) for context in (30, 50, 10)]
+    for each in members:
+        decodes.join(each)
+    assert decodes.longest() == 50
+    assert decodes.draw_blocks()
+    decodes.advance(3)
+    assert decodes.longest() == 53
+    decodes.leave(members[1])
+    assert decodes.longest() == 33
+    decodes.join(members[1])
+    assert decodes.longest() == 53

@@ -1,6 +1,7 @@
 """How long an iteration takes, what memory and transfers it needs: the roofline of a device."""
 
-from triptych.cost.iteration import UNBOUNDED, IterationCost
+from triptych.cost.iteration import IterationCost
+from triptych.cost.linear import UNBOUNDED
 from triptych.cost.links import (
     between,
     embedding_transfer_bytes,

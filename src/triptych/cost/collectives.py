@@ -13,7 +13,7 @@ then, each device with its share, between them.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from triptych.cost.loads import Floats
 from triptych.spec.deployment import Parallelism
@@ -26,6 +26,9 @@ class Collective:
 
     fixed: float
     per_byte: float
+    name: str = ""
+    """all-reduce, all-gather, ...; empty: a part of one."""
+    members: int = 0
 
     def seconds(self, message: Floats) -> Floats:
         """Seconds for messages of so many bytes."""
@@ -165,16 +168,21 @@ def exchanges(wires: Wires, parallel: Parallelism) -> Exchanges:
     sharded = tensor > 1
     dispatch = combine = None
     if data > 1 and parallel.expert == 1:
-        dispatch = wires.all_gather(data, tensor)
-        combine = wires.reduce_scatter(data, tensor)
+        dispatch = _named(wires.all_gather(data, tensor), "all-gather", data)
+        combine = _named(wires.reduce_scatter(data, tensor), "reduce-scatter", data)
     elif data > 1:
-        dispatch = combine = wires.all_to_all(tensor * data)
+        dispatch = combine = _named(wires.all_to_all(tensor * data), "all-to-all", tensor * data)
     return Exchanges(
-        tensor_reduce=wires.all_reduce(tensor) if sharded else None,
-        tensor_gather=wires.all_gather(tensor) if sharded else None,
+        tensor_reduce=_named(wires.all_reduce(tensor), "all-reduce", tensor) if sharded else None,
+        tensor_gather=_named(wires.all_gather(tensor), "all-gather", tensor) if sharded else None,
         expert_dispatch=dispatch,
         expert_combine=combine,
         stage_sends=tuple(
             wires.send(stage * tensor, (stage + 1) * tensor) for stage in range(parallel.pipeline - 1)
         ),
     )
+
+
+def _named(collective: Collective, name: str, members: int) -> Collective:
+    """What a table of measured collectives calls it."""
+    return replace(collective, name=name, members=members)

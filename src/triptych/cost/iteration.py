@@ -14,18 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triptych.cost.collectives import Wires, exchanges
-from triptych.cost.loads import NO_LOAD, Floats, Over, loads, prefill_sizes, window_patches
-from triptych.cost.operators import Formats, Part
+from triptych.cost.linear import NO_ATTENTION, AttentionTime, LinearAttention, TextAttention
+from triptych.cost.loads import NO_LOAD, Floats, Over, loads, window_patches
+from triptych.cost.operators import Formats, Operator, Part
 from triptych.cost.placement import operators, runs, stage_parts
-from triptych.cost.roofline import NO_ATTENTION, AttentionTime, OperatorTimes, Roofline
+from triptych.cost.roofline import OperatorTimes, Roofline
 from triptych.cost.work import Work
 from triptych.policy.batch import Batch
+from triptych.spec.calibration import Calibration, Factors
 from triptych.spec.deployment import Pool
 from triptych.spec.device import Device, Node
 from triptych.spec.model import Model
-
-UNBOUNDED = 1 << 60
-"""Iterations for which a progression holds that never breaks."""
 
 _TABLE_LIMIT = 1 << 17
 """Counts beyond this are rare and worked out one by one."""
@@ -40,6 +39,7 @@ class IterationCost:
         node: how its devices are connected; None: any two by `Device.link`.
         pool: parallelism and precision; must have passed `check_parallelism`.
         times: where operator times come from; the roofline of the device if not given.
+        calibration: what a measured run taught of host time and of efficiencies.
         field: name of the pool, for errors.
         file: of the deployment, for errors.
 
@@ -55,34 +55,34 @@ class IterationCost:
         pool: Pool,
         *,
         times: OperatorTimes | None = None,
+        calibration: Calibration | None = None,
         field: str = "",
         file: str | Path | None = None,
     ) -> None:
         self._model = model
         self._parallel = parallel = pool.parallel
-        self._overhead = device.iteration_overhead
         self._formats = formats = Formats.of(pool.precision)
         self._times = times or Roofline(device, field=field, file=file)
+        host = calibration or self._times.host()
+        self._overhead = device.iteration_overhead if host is None else host.iteration
+        self._sequence, self._image = (host.sequence, host.image) if host is not None else (0.0, 0.0)
+        self._factors = calibration.factors if calibration is not None else Factors()
         self._operators = operators(model, device, node, parallel, formats)
         self._work = Work(model, device, parallel, formats, self._operators)
         self._sends = exchanges(Wires(device, node), parallel).stage_sends
         self._launch = device.launch_overhead
-        self._window = model.text.sliding_window
         self._window_patches = window_patches(model)
         self._parts = stage_parts(model, parallel.pipeline)
         layers = model.text.layers
         self._layer_shares = [parts["layer"] / layers for parts in self._parts]
 
-        self._prefill = self._attention("prefill") * layers
-        self._decode = self._attention("decode") * layers
-        self._straight = self._window is None and self._decode.per_pair <= self._decode.per_kv
-        """Whether memory bounds decode attention whatever the load, so that its line never breaks."""
+        self._text = self._text_attention(layers)
         self._full = self._attention("full")
         self._windowed = self._attention("window")
 
         self._stage_tokens = [_Table(self._stage_seconds(stage)) for stage in range(parallel.pipeline)]
         self._tokens = _Table(self._all_stages)
-        self._sampled = _Table(lambda n: self._seconds("sampled", n, self._parts))
+        self._sampled = _Table(self._head_seconds)
         self._patches = _Table(lambda n: self._seconds("patches", n, self._parts))
         self._own = _Table(lambda n: self._seconds("tokens", n, self._parts))
         self._largest = _Table(lambda n: self._seconds("largest", n, self._parts))
@@ -109,22 +109,8 @@ class IterationCost:
             seconds = self._by_tokens[tokens] + self._by_sampled[batch.sampled]
         except IndexError:
             seconds = self._tokens.at(tokens) + self._sampled.at(batch.sampled)
-        decodes, growth, valid = batch.decodes, 0.0, UNBOUNDED
-        if decodes:
-            if self._straight:
-                line = self._decode
-                growth = line.per_kv * decodes
-                seconds += line.fixed + batch.decode_kv * line.per_kv + decodes * line.per_unit
-            else:
-                attention, growth, valid = self._decode_line(batch)
-                seconds += attention
-        if batch.chunks:
-            seconds += self._prefill_seconds(batch)
-            if batch.repeat == 1 or self._window is not None:
-                return seconds + (self._vision_seconds(batch) if batch.images else 0.0), 0.0, 1
-            rise, holds = self._prefill_line(batch)
-            growth += rise
-            valid = min(valid, holds)
+        attention, growth, valid = self._text.run(batch)
+        seconds += attention
         if batch.images:
             return seconds + self._vision_seconds(batch), 0.0, 1
         return seconds, growth, valid
@@ -132,7 +118,7 @@ class IterationCost:
     def stages(self, batch: Batch) -> list[float]:
         """Seconds of a batch's first iteration in each pipeline stage; they add up to that of `run`."""
         tokens = batch.tokens
-        attention = self._prefill_seconds(batch) + self._decode_line(batch)[0]
+        attention, _, _ = self._text.run(batch)
         seconds = [
             table.at(tokens) + share * attention
             for table, share in zip(self._stage_tokens, self._layer_shares, strict=True)
@@ -168,59 +154,12 @@ class IterationCost:
 
     def _besides_tokens(self, batch: Batch) -> tuple[int, float, float, int]:
         """Tokens of a batch, and the time, growth and validity of all that does not depend on them alone."""
-        seconds, growth, valid = self._decode_line(batch)
-        tokens = batch.decodes + batch.padding
-        if batch.chunks:
-            tokens += batch.prefill_tokens
-            seconds += self._prefill_seconds(batch)
-            growth, valid = 0.0, 1
+        seconds, growth, valid = self._text.run(batch)
         if batch.images:
             seconds += self._vision_seconds(batch)
+        if batch.chunks or batch.images:
             growth, valid = 0.0, 1
-        return tokens, seconds + self._sampled.at(batch.sampled), growth, valid
-
-    def _decode_line(self, batch: Batch) -> tuple[float, float, int]:
-        """Decode attention of all layers: seconds, growth an iteration, iterations until the line breaks."""
-        decodes, kv, line = batch.decodes, batch.decode_kv, self._decode
-        if not decodes:
-            return 0.0, 0.0, UNBOUNDED
-        valid = UNBOUNDED
-        if self._window is not None:
-            room = decodes * self._window - kv
-            if room <= 0:
-                kv += room
-                return self._decode.seconds(decodes, kv, kv), 0.0, UNBOUNDED
-            valid = room // decodes + 1
-        memory = kv * line.per_kv + decodes * line.per_unit
-        compute = kv * line.per_pair
-        if memory < compute:
-            return line.fixed + compute, line.per_pair * decodes, valid
-        if line.per_pair > line.per_kv:
-            gain = (line.per_pair - line.per_kv) * decodes
-            valid = min(valid, int((memory - compute) / gain) + 1)
-        return line.fixed + memory, line.per_kv * decodes, valid
-
-    def _prefill_seconds(self, batch: Batch) -> float:
-        if self._window is None:
-            return self._prefill.seconds(batch.prefill_tokens, batch.prefill_pairs, batch.prefill_kv)
-        return self._prefill.seconds(*prefill_sizes(batch, self._window))
-
-    def _prefill_line(self, batch: Batch) -> tuple[float, int]:
-        """Growth of prefill attention where each iteration computes the next chunk of one prompt.
-
-        The history grows by the q tokens of a chunk, pairs therefore by q squared.
-
-        Returns:
-            Seconds by which each further iteration is longer, and the iterations until the line breaks.
-        """
-        attention, queries = self._prefill, batch.prefill_tokens
-        compute = batch.prefill_pairs * attention.per_pair
-        memory = batch.prefill_kv * attention.per_kv + queries * attention.per_unit
-        by_compute, by_memory = queries * queries * attention.per_pair, queries * attention.per_kv
-        ahead, rise, other = compute - memory, by_compute, by_memory
-        if ahead < 0:
-            ahead, rise, other = -ahead, by_memory, by_compute
-        return rise, UNBOUNDED if rise >= other else int(ahead / (other - rise)) + 1
+        return batch.tokens, seconds + self._sampled.at(batch.sampled), growth, valid
 
     def _vision_seconds(self, batch: Batch) -> float:
         """The whole vision tower over the images of a batch."""
@@ -229,6 +168,7 @@ class IterationCost:
             patches += image.patches
             pairs += image.patches * image.patches
         seconds = self._patches.at(patches) + self._full.seconds(patches, pairs, 0)
+        seconds += len(batch.images) * self._image
         if self._window_patches is not None:
             near = min(patches * self._window_patches, pairs)
             seconds += self._windowed.seconds(patches, near, 0)
@@ -236,11 +176,18 @@ class IterationCost:
 
     # Tables ------------------------------------------------------------------------------------------
 
+    def _text_attention(self, layers: int) -> TextAttention:
+        measured = self._times.table(layers * self._factors.attention)
+        if measured is not None:
+            return measured
+        prefill, decode = self._attention("prefill") * layers, self._attention("decode") * layers
+        return LinearAttention(prefill, decode, self._model.text.sliding_window)
+
     def _attention(self, over: Over) -> AttentionTime:
         """One kind of attention, of a layer (text) or of all its blocks (vision)."""
         for operator in self._operators:
             if operator.over == over:
-                return self._times.attention(operator) * operator.times
+                return self._times.attention(operator) * (operator.times * self._factors.attention)
         return NO_ATTENTION
 
     def _seconds(self, over: Over, count: Floats, parts: Sequence[Mapping[Part, int]]) -> Floats:
@@ -250,8 +197,15 @@ class IterationCost:
         for operator in self._operators:
             times = runs(operator, parts) if operator.over == over else 0
             if times:
-                total += times * self._times.seconds(operator, load)
+                total += times * self._factor(operator) * self._times.seconds(operator, load)
         return total
+
+    def _factor(self, operator: Operator) -> float:
+        return float(getattr(self._factors, operator.kind))
+
+    def _head_seconds(self, count: Floats) -> Floats:
+        """What depends on the sequences that get a token, and the host's time for each."""
+        return self._seconds("sampled", count, self._parts) + count * self._sequence
 
     def _all_stages(self, count: Floats) -> Floats:
         return np.asarray(np.sum([table.evaluate(count) for table in self._stage_tokens], axis=0))

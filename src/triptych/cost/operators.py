@@ -56,6 +56,19 @@ class Operator:
     traffic: float = 0.0
     """Bytes of activations read and written per unit; of a collective, of its message."""
     collective: Collective | None = None
+    inputs: float = 0.0
+    """Of a matrix: its rows."""
+    outputs: float = 0.0
+    """Of a matrix: its columns."""
+    heads: float = 0.0
+    """Of attention: query heads."""
+    kv_heads: float = 0.0
+    head_dim: int = 0
+    experts: int = 0
+    """Among which the tokens are spread, where it is a matrix of experts."""
+    top_k: int = 0
+    groups: int = 1
+    """Of devices, that the experts are dealt to."""
 
     def flops(self, load: Load) -> Floats:
         """FLOP of one run, for each element of the load."""
@@ -141,6 +154,8 @@ def matmul(
         precision=formats.wide if wide else formats.linear,
         weights=inputs * outputs * element + bias * outputs * formats.wide_weights,
         traffic=(inputs + outputs) * rows * formats.activations,
+        inputs=inputs,
+        outputs=outputs,
     )
 
 
@@ -193,6 +208,9 @@ def attention(
         precision=formats.attention,
         kv=cached * formats.kv,
         traffic=(2.0 * heads * head_dim + streamed) * formats.activations,
+        heads=heads,
+        kv_heads=(cached or streamed) / (2 * head_dim),
+        head_dim=head_dim,
     )
 
 

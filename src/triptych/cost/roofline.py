@@ -6,15 +6,16 @@ Multicore Architectures", 2009; what share of each peak kernels reach is data, `
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from triptych.cost.linear import AttentionTime, TextAttention
 from triptych.cost.loads import Floats, Load
 from triptych.cost.operators import Operator
 from triptych.spec.base import SpecError
+from triptych.spec.calibration import Calibration
 from triptych.spec.device import Device, Precision
 
 _WIDER: dict[Precision, tuple[Precision, ...]] = {
@@ -45,30 +46,6 @@ def peak_flops(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class AttentionTime:
-    """Seconds of attention = fixed + max(pairs x per_pair, kv x per_kv + units x per_unit)."""
-
-    fixed: float
-    per_pair: float
-    per_kv: float
-    per_unit: float
-
-    def __mul__(self, times: float) -> AttentionTime:
-        return AttentionTime(
-            self.fixed * times, self.per_pair * times, self.per_kv * times, self.per_unit * times
-        )
-
-    def seconds(self, units: float, pairs: float, kv: float) -> float:
-        """Seconds for one load; nothing takes no time."""
-        if not units:
-            return 0.0
-        return self.fixed + max(pairs * self.per_pair, kv * self.per_kv + units * self.per_unit)
-
-
-NO_ATTENTION = AttentionTime(0.0, 0.0, 0.0, 0.0)
-
-
 class OperatorTimes(Protocol):
     """Where operator times come from: the roofline, or something measured."""
 
@@ -78,6 +55,14 @@ class OperatorTimes(Protocol):
 
     def attention(self, operator: Operator) -> AttentionTime:
         """Seconds of one run of an attention operator as a function of its load."""
+        ...
+
+    def table(self, layers: float) -> TextAttention | None:
+        """Attention of so many layers of the language model, where it was measured."""
+        ...
+
+    def host(self) -> Calibration | None:
+        """Host time of an iteration, where it is known better than the device's data sheet has it."""
         ...
 
 
@@ -120,6 +105,30 @@ class Roofline:
             per_kv=operator.kv * self._per_byte,
             per_unit=operator.traffic * self._per_byte,
         )
+
+    def table(self, layers: float) -> TextAttention | None:
+        """None: nothing was measured."""
+        return None
+
+    def host(self) -> Calibration | None:
+        """None: nothing was measured."""
+        return None
+
+    def matmul(
+        self, operator: Operator, rows: Floats, inputs: Floats, outputs: Floats, element: float
+    ) -> Floats:
+        """Seconds of matrix products of other shapes in an operator's precision.
+
+        Args:
+            operator: whose precision counts.
+            rows: that pass the matrix, shape (n,) as are `inputs` and `outputs`.
+            inputs: rows of the matrix.
+            outputs: columns of it.
+            element: bytes of one of its elements.
+        """
+        compute = 2 * rows * inputs * outputs * self._per_flop(operator)
+        moved = (inputs * outputs * element + 2.0 * rows * (inputs + outputs)) * self._per_byte
+        return np.asarray(np.maximum(compute, moved) + self._device.launch_overhead)
 
     @property
     def _per_byte(self) -> float:

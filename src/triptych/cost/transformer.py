@@ -120,7 +120,14 @@ def _experts(
 
     def of_experts(name: str, inputs: float, outputs: float) -> Operator:
         one = matmul(name, "expert_layer", f, inputs, outputs, over="pooled", rows=rows)
-        return replace(one, weights=one.weights * held, share=share)
+        return replace(
+            one,
+            weights=one.weights * held,
+            share=share,
+            experts=experts.count,
+            top_k=experts.top_k,
+            groups=groups,
+        )
 
     operators = [
         matmul("router", "expert_layer", f, hidden, experts.count, wide=True),

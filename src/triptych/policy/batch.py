@@ -34,6 +34,7 @@ class Batch:
         padding: slots of requests that have ended but are computed all the same (static batching).
         images: images to run through the vision tower, and who asked for them first.
         encoded: requests that have all their embeddings after this batch (some found them in the cache).
+        longest_kv: of the tokens that decode attention reads, those of the longest context.
     """
 
     def __init__(
@@ -45,12 +46,14 @@ class Batch:
         padding: int = 0,
         images: Sequence[tuple[Request, Image]] = (),
         encoded: Sequence[Request] = (),
+        longest_kv: int = 0,
     ) -> None:
         self.chunks = chunks
         self.decodes = decodes
         self.decode_kv = decode_kv
         self.images = images
         self.encoded = encoded
+        self.longest_kv = longest_kv
         self.padding = padding
         self.repeat = repeat
         sampled, tokens, kv, pairs = decodes, 0, 0, 0.0

@@ -7,7 +7,7 @@ counter, KV is one sum, and block needs are a histogram over the step counter mo
 
 from __future__ import annotations
 
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 
 from triptych.policy.kvcache import KVCache
 from triptych.policy.request import Request
@@ -21,7 +21,10 @@ class DecodeSet:
         grows: whether members draw blocks as they lengthen; if not, they hold all they need (orca, static).
     """
 
-    __slots__ = ("_ends", "_grows", "_joins", "_needs", "context_tokens", "drawn", "kv", "members", "step")
+    __slots__ = (
+        *("_ends", "_grows", "_joins", "_lengths", "_needs", "context_tokens", "drawn", "kv"),
+        *("members", "step"),
+    )
 
     def __init__(self, kv: KVCache, *, grows: bool = True) -> None:
         self.kv = kv
@@ -38,6 +41,9 @@ class DecodeSet:
         heap from one of an earlier stay."""
         self._ends: list[tuple[int, int, Request]] = []
         """Heap of (step after which it has all its tokens, number of its join, member)."""
+        self._lengths: list[tuple[int, int, Request]] = []
+        """Heap of (step at which its context would have been empty, number of its join, member): all lengthen
+        alike, so the first is the longest."""
         self._needs = [0] * kv.block_size
         """Members that need a new block at steps equal to the index, modulo the block size."""
 
@@ -48,6 +54,7 @@ class DecodeSet:
         request.joined_step = step
         self.members[request] = number
         heappush(self._ends, (step + request.remaining_tokens, number, request))
+        heappush(self._lengths, (step - context, number, request))
         self.context_tokens += context
         if self._grows:
             self._needs[(step - context) % self.kv.block_size] += 1
@@ -71,6 +78,16 @@ class DecodeSet:
     def generated(self, request: Request) -> int:
         """Output tokens of a member."""
         return request.generated_tokens + self.step - request.joined_step
+
+    def longest(self) -> int:
+        """Tokens in the KV cache of the member that has most; 0 without members."""
+        lengths, members = self._lengths, self.members
+        if len(lengths) > 2 * len(members) + 64:  # of those that left below the top
+            self._lengths = lengths = [entry for entry in lengths if members.get(entry[2]) == entry[1]]
+            heapify(lengths)
+        while lengths and members.get(lengths[0][2]) != lengths[0][1]:
+            heappop(lengths)
+        return self.step - lengths[0][0] if lengths else 0
 
     def youngest(self) -> Request:
         """The member that joined last."""

@@ -96,6 +96,9 @@ class ProfileInfo(Spec):
     """Engine, libraries, driver."""
     clocks: dict[str, str] = Field(default={})
     """Of processor and memory, as the system reports them."""
+    unequal: dict[str, float] = Field(default={})
+    """By tensor parallelism, how much of the way from the mean to the longest context decode attention takes
+    over sequences of unequal length, where the rows themselves do not show it."""
     notes: str = ""
     """What a reader of the figures must know: what they leave out, how they were taken."""
 

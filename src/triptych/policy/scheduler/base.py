@@ -225,14 +225,15 @@ class Scheduler(LifeCycle, ABC):
         """The batch of these chunks, all decodes and, if asked for, what images can be encoded."""
         decodes = len(self.decodes.members)
         kv_read = self.decodes.context_tokens + decodes
+        longest = self.decodes.longest() + 1 if decodes else 0
         if self.unencoded and encode:
             images, encoded = self._images()
             if images or encoded:
-                return Batch(chunks, decodes, kv_read, 1, padding, images, encoded)
+                return Batch(chunks, decodes, kv_read, 1, padding, images, encoded, longest)
         if chunks:
-            return Batch(chunks, decodes, kv_read, 1, padding)
+            return Batch(chunks, decodes, kv_read, 1, padding, longest_kv=longest)
         if decodes:
             # After a preemption nobody was admitted to the memory that it freed: that is for the next round.
             repeat = 1 if self.preempted else self.decodes.steps_to_run()
-            return Batch((), decodes, kv_read, repeat, padding)
+            return Batch((), decodes, kv_read, repeat, padding, longest_kv=longest)
         return None
