@@ -6,9 +6,10 @@ Its driver goes round and round:
     ...send the outputs...
     engine.compute()                    # runs the model; nothing to do while `busy` is false
 
-What comes while a batch is computed is seen when it ends, aborts after the batch has been completed. A batch
-lasts from one turn to the next, so that all of the time is some batch's. These are the simulator's rules:
-given the same arrivals and the times measured here, it forms the same batches.
+What comes while a batch is computed is seen when it ends. Early ends, by a stop token or an abort, come after
+the batch has been completed, in the order in which the requests arrived: as cached blocks are released, so
+will they be evicted. A batch lasts from one turn to the next, so that all of the time is some batch's. These
+are the simulator's rules: given the same arrivals and the times measured here, it forms the same batches.
 """
 
 from __future__ import annotations
@@ -86,12 +87,17 @@ class Engine:
             failed = self._add(submit, now)
             if failed is not None:
                 outputs.append(failed)
+        early: dict[Request, Status] = {}
         if self._batch is not None:
-            outputs += self._end(self._batch, now)
+            ended, stopped = self._end(self._batch, now)
+            outputs += ended
+            early = dict.fromkeys(stopped, Status.FINISHED)
         for abort in aborts:
             request = self._requests.get(abort.id)
             if request is not None:
-                self._abort(request, _STATUS[abort.status], now)
+                early.setdefault(request, _STATUS[abort.status])
+        for request in sorted(early, key=lambda request: request.id):
+            self._abort(request, early[request], now)
         self._begin(now)
         return outputs
 
@@ -240,8 +246,8 @@ class Engine:
         for sequence, history, tokens, _ in self._work:
             self._pages.bind(sequence, history, tokens)
 
-    def _end(self, batch: Batch, now: float) -> list[Tokens | Failed]:
-        """Completes the batch and tells what came of it."""
+    def _end(self, batch: Batch, now: float) -> tuple[list[Tokens], list[Request]]:
+        """Completes the batch; returns what came of it, and the requests that a stop token ends."""
         prefilled, finished = self.scheduler.complete(batch)
         seconds = now - self._begun
         self.log.ran(
@@ -258,14 +264,15 @@ class Engine:
         self._prompt_tokens += batch.prefill_tokens
         self._generated_tokens += len(self._sampled)
         self._seconds[0 if batch.images else 1 if batch.chunks else 2] += seconds
-        outputs: list[Tokens | Failed] = []
+        outputs: list[Tokens] = []
+        stopped: list[Request] = []
         for sequence, token, logprob in self._sampled:
             finish: Finish | None = "stop" if self._stops(sequence, token) else None
             if sequence.request.status.ended:
                 finish = finish or "length"
                 self._drop(sequence)
             elif finish is not None:
-                self._abort(sequence.request, Status.FINISHED, now)
+                stopped.append(sequence.request)
             outputs.append(
                 Tokens(
                     sequence.id,
@@ -275,7 +282,7 @@ class Engine:
                     sequence.request.cached_tokens,
                 )
             )
-        return outputs
+        return outputs, stopped
 
     def _abort(self, request: Request, status: Status, now: float) -> None:
         self.log.abort(request, status, now)
