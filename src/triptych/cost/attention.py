@@ -16,10 +16,8 @@ from numpy.typing import NDArray
 
 from triptych.cost.linear import UNBOUNDED, TextAttention
 from triptych.cost.loads import Floats, equivalent_chunk
+from triptych.cost.source import INTERPOLATED, MEASURED, ROOFLINE
 from triptych.policy.batch import Batch
-
-MEASURED, INTERPOLATED, ROOFLINE = 0, 1, 2
-"""Where a time comes from: a measurement at this size, measurements around it, the data sheet's slope."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from triptych.cost.breakdown import Breakdown
 from triptych.cost.collectives import Wires, exchanges
 from triptych.cost.linear import NO_ATTENTION, AttentionTime, LinearAttention, TextAttention
 from triptych.cost.loads import NO_LOAD, Floats, Over, loads, window_patches
@@ -243,6 +244,28 @@ class IterationCost:
             FLOP and bytes, float arrays of shape (rows,).
         """
         return self._work.rows(columns)
+
+    def breakdown(self, columns: Mapping[str, NDArray[Any]]) -> tuple[dict[str, Floats], Floats]:
+        """Predicted seconds of rows of the batch log, host time left out, in parts.
+
+        Args:
+            columns: as `work` takes, and `prefilling`.
+
+        Returns:
+            Seconds of all iterations of each row, arrays of shape (rows,), by class of operator: matmul,
+            attention, memory, network; and an array of shape (rows, 3): seconds that rest on a measurement at
+            that size, on measurements around it, and on the roofline.
+        """
+        parts = Breakdown(
+            self._model,
+            self._operators,
+            self._parts,
+            self._times,
+            self._text,
+            self._factors,
+            self._parallel.data,
+        )
+        return parts.rows(columns)
 
 
 class _Table:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
-from triptych.cost.attention import MEASURED, ROOFLINE, AttentionTable
+from triptych.cost.attention import AttentionTable
 from triptych.cost.linear import AttentionTime
 from triptych.cost.loads import Floats, Load
 from triptych.cost.operators import Operator
 from triptych.cost.roofline import Roofline
+from triptych.cost.source import MEASURED, ROOFLINE
 from triptych.cost.tables import Curve, Tables
 from triptych.spec.calibration import Calibration
 
@@ -35,7 +37,7 @@ class MeasuredTimes:
         seconds = curve.at(np.maximum(sizes, curve.knots[0]), lambda at: self._ideal(operator, at))
         return np.where(units > 0, seconds, 0.0)
 
-    def source(self, operator: Operator, load: Load) -> Floats:
+    def source(self, operator: Operator, load: Load) -> NDArray[np.int64]:
         """MEASURED, INTERPOLATED or ROOFLINE, for each element of the load."""
         curve = self.tables.curves.get(operator.name)
         if curve is None:

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from triptych.cost.linear import AttentionTime, TextAttention
 from triptych.cost.loads import Floats, Load
 from triptych.cost.operators import Operator
+from triptych.cost.source import ROOFLINE
 from triptych.spec.base import SpecError
 from triptych.spec.calibration import Calibration
 from triptych.spec.device import Device, Precision
@@ -51,6 +53,10 @@ class OperatorTimes(Protocol):
 
     def seconds(self, operator: Operator, load: Load) -> Floats:
         """Seconds of one run of an operator, for each element of the load; 0 where there is no load."""
+        ...
+
+    def source(self, operator: Operator, load: Load) -> NDArray[np.int64]:
+        """Where each element of `seconds` comes from: MEASURED, INTERPOLATED or ROOFLINE."""
         ...
 
     def attention(self, operator: Operator) -> AttentionTime:
@@ -105,6 +111,10 @@ class Roofline:
             per_kv=operator.kv * self._per_byte,
             per_unit=operator.traffic * self._per_byte,
         )
+
+    def source(self, operator: Operator, load: Load) -> NDArray[np.int64]:
+        """All of it is worked out."""
+        return np.full(np.shape(load.units), ROOFLINE)
 
     def table(self, layers: float) -> TextAttention | None:
         """None: nothing was measured."""

@@ -15,9 +15,11 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
+from numpy.typing import NDArray
 
-from triptych.cost.attention import INTERPOLATED, MEASURED, ROOFLINE, Grid
+from triptych.cost.attention import Grid
 from triptych.cost.loads import Floats
+from triptych.cost.source import INTERPOLATED, MEASURED, ROOFLINE
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Curve:
         scale[beyond] = roofline(sizes[beyond]) / roofline(edge[beyond])
         return known * scale
 
-    def source(self, sizes: Floats) -> Floats:
+    def source(self, sizes: Floats) -> NDArray[np.int64]:
         """MEASURED, INTERPOLATED or ROOFLINE of each size."""
         inside = (sizes >= self.knots[0]) & (sizes <= self.knots[-1])
         exact = np.isin(sizes, self.knots) if self.exact else np.zeros(sizes.shape, dtype=np.bool_)

@@ -43,19 +43,8 @@ class Work:
 
     def rows(self, columns: Mapping[str, NDArray[Any]]) -> tuple[Floats, Floats]:
         """FLOP and bytes of rows: see `IterationCost.work`."""
-        column = {name: np.asarray(columns[name], dtype=np.float64) for name in _COLUMNS}
-        iterations, decodes = column.pop("iterations"), column["decodes"]
-        # In a run of chunks of one prompt the history grows by a chunk each time: at the middle of the run it
-        # is what it is on average.
-        earlier = column["prefill_tokens"] * (iterations - 1) / 2
-        column["prefill_pairs"] = column["prefill_pairs"] + column["prefill_tokens"] * earlier
-        column["prefill_kv"] = column["prefill_kv"] + earlier
-        window = self._model.text.sliding_window
-        if window is not None:  # the log counts pairs as if there were none; a query sees no more than it
-            seen = column["prefill_tokens"] * window
-            column["prefill_pairs"] = np.minimum(column["prefill_pairs"], seen)
-        column["tokens"] = tokens = column["prefill_tokens"] + decodes
-        column["decode_kv"] = mean_decode_kv(column["decode_kv"], decodes, iterations, window)
+        column, iterations = mean_columns(columns, self._model.text.sliding_window)
+        tokens = column["tokens"]
         of_row = loads(self._model, **column)
         of_ranks = loads(self._model, **{**NO_LOAD, "tokens": tokens * self._parallel.data})
         flops, moved = np.zeros_like(tokens), np.zeros_like(tokens)
@@ -72,6 +61,23 @@ _COLUMNS = (
     *("iterations", "prefill_tokens", "prefill_pairs", "prefill_kv", "sampled"),
     *("decodes", "decode_kv", "patches", "patch_pairs"),
 )
+
+
+def mean_columns(columns: Mapping[str, NDArray[Any]], window: int | None) -> tuple[dict[str, Floats], Floats]:
+    """The arguments of `loads` for an iteration that is the mean of its row's, and the rows' iterations."""
+    column = {name: np.asarray(columns[name], dtype=np.float64) for name in _COLUMNS}
+    iterations, decodes = column.pop("iterations"), column["decodes"]
+    # In a run of chunks of one prompt the history grows by a chunk each time: at the middle of the run it is
+    # what it is on average.
+    earlier = column["prefill_tokens"] * (iterations - 1) / 2
+    column["prefill_pairs"] = column["prefill_pairs"] + column["prefill_tokens"] * earlier
+    column["prefill_kv"] = column["prefill_kv"] + earlier
+    if window is not None:  # the log counts pairs as if there were none; a query sees no more than it
+        seen = column["prefill_tokens"] * window
+        column["prefill_pairs"] = np.minimum(column["prefill_pairs"], seen)
+    column["tokens"] = column["prefill_tokens"] + decodes
+    column["decode_kv"] = mean_decode_kv(column["decode_kv"], decodes, iterations, window)
+    return column, iterations
 
 
 def mean_decode_kv(first: Floats, decodes: Floats, iterations: Floats, window: int | None = None) -> Floats:
