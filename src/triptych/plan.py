@@ -12,10 +12,12 @@ from pathlib import Path
 from triptych import catalog
 from triptych.cost import IterationCost, MemoryPlan, embedding_transfer_bytes, peak_flops, plan_memory
 from triptych.cost.memory import token_budget
+from triptych.cost.roofline import OperatorTimes
 from triptych.policy import SCHEDULERS, EmbeddingCache, KVCache, Phase, Scheduler
 from triptych.policy.request import DECODE, ENCODE, PREFILL
 from triptych.record import InstanceInfo
 from triptych.spec.base import SpecError
+from triptych.spec.calibration import Calibration
 from triptych.spec.deployment import Deployment, Pool
 from triptych.spec.device import Device, Node
 from triptych.spec.model import Model
@@ -100,6 +102,7 @@ def plan_pools(deployment: Deployment, file: str | Path | None = None) -> list[P
         SpecError: a name is unknown, the parallelism is not legal, or the model does not fit.
     """
     model = catalog.model(deployment.model, field="model", file=file)
+    calibration = None if deployment.calibration is None else Calibration.load(deployment.calibration)
     plans = []
     for name, pool in deployment.pools.items():
         field = f"pools.{name}"
@@ -108,11 +111,22 @@ def plan_pools(deployment: Deployment, file: str | Path | None = None) -> list[P
         _check_node(device, node, field, file)
         _check_budget(pool, field, file)
         memory = plan_memory(model, device, pool, field=field, file=file)
-        cost = IterationCost(model, device, node, pool, field=field, file=file)
+        times = _measured(model, device, node, pool, field, file) if pool.profile else None
+        cost = IterationCost(
+            model, device, node, pool, times=times, calibration=calibration, field=field, file=file
+        )
         plans.append(PoolPlan(name, pool, model, device, node, memory, cost))
     _check_prefix_caches(deployment, file)
     _check_kv_precision(deployment, file)
     return plans
+
+
+def _measured(
+    model: Model, device: Device, node: Node | None, pool: Pool, field: str, file: str | Path | None
+) -> OperatorTimes:
+    from triptych.cost.lookup import measured_times  # brings all readers along: only where it is needed
+
+    return measured_times(model, device, node, pool, field=field, file=file)
 
 
 def _check_node(device: Device, node: Node | None, field: str, file: str | Path | None) -> None:

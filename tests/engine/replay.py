@@ -91,9 +91,9 @@ class RecordedTimes:
         return next(self._seconds), 0.0, 1
 
 
-def retrace(log: Log, requests: Sequence[Request], scheduler: Scheduler, *, jump: bool) -> Simulator:
+def retrace(log: Log, requests: Sequence[Request], scheduler: Scheduler) -> Simulator:
     """Runs the simulator over a recorded run, with a fresh scheduler of the same kind."""
-    simulator = Simulator(Retraced(log, requests), jump=jump)  # type: ignore[arg-type]
+    simulator = Simulator(Retraced(log, requests), jump=False)  # type: ignore[arg-type]
     lane = Lane(simulator, scheduler, RecordedTimes(log), instance=0, number=0)  # type: ignore[arg-type]
     simulator.add_pool([Instance(0, "all", [lane])], list(range(3)))  # type: ignore[arg-type]
     simulator.run()

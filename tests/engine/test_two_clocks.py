@@ -140,15 +140,14 @@ TWO_STOP_AT_ONCE = World(
 their blocks are evicted in another order too, and a later request finds more or fewer of them."""
 
 
-@pytest.mark.parametrize("jump", [False, True])
 @given(world=worlds())
 @example(world=TWO_STOP_AT_ONCE)
 @settings(max_examples=125, deadline=None)
-def test_the_simulator_forms_the_batches_of_the_engine(jump: bool, world: World) -> None:
+def test_the_simulator_forms_the_batches_of_the_engine(world: World) -> None:
     _, log, batches, requests = run_engine(world)
     scheduler = world.scheduler()
     again = watch(scheduler)
-    simulator = retrace(log, requests, scheduler, jump=jump)
+    simulator = retrace(log, requests, scheduler)
     assert again == batches
     assert simulator.recorder.end == log.recorder.end
     assert simulator.recorder.first_token.tobytes() == log.recorder.first_token.tobytes()
@@ -177,7 +176,7 @@ def test_so_it_does_for_a_real_model_under_the_wall_clock(policy: str, tmp_path:
     _, log, batches, requests = run_engine(world, Runner(model, blocks=world.blocks, block_size=4))
     scheduler = world.scheduler()
     again = watch(scheduler)
-    simulator = retrace(log, requests, scheduler, jump=True)
+    simulator = retrace(log, requests, scheduler)
     assert again == batches
     assert simulator.recorder.end == log.recorder.end
     assert len(batches) > 50

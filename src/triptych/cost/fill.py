@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -113,12 +114,15 @@ class _Filler:
         def at(units: Floats) -> Floats:
             if len(columns) == 1:
                 return units[:, None]
-            return np.stack([units, _touched(operator, units)], axis=1)
+            # A device gets the share of the tokens' copies that go to its group of experts.
+            return np.stack([units / operator.groups, _touched(operator, units)], axis=1)
 
         def ideal(sizes: Floats) -> Floats:
-            return self._together(parts, sizes[:, 0])
+            if len(columns) == 1:
+                return self._together(parts, sizes[:, 0])
+            return np.asarray(sum(self._expert(self._operators[part], sizes) for part in parts))
 
-        curve = self._curve(name, rows, sizes, ideal, at, np.unique(sizes[:, 0]))
+        curve = self._curve(name, rows, sizes, ideal, at, np.unique(sizes[:, 0]) * operator.groups)
         known = self._curves.get(parts[0])
         self._curves[parts[0]] = curve if known is None else _sum(known, curve)
         self._covered |= set(parts)
@@ -245,6 +249,12 @@ class _Filler:
         points = at(knots)
         exact = sizes.shape[1] == 1 and isinstance(model, Interpolation)
         return Curve(knots, seconds if exact else model.predict(points, ideal(points)), exact)
+
+    def _expert(self, operator: Operator, sizes: Floats) -> Floats:
+        """Seconds by the roofline where so many experts of those on the device are touched."""
+        held = operator.experts / operator.groups if operator.experts else 1.0
+        touching = replace(operator, share=lambda units: sizes[:, 1] / held)
+        return self._ideal(touching, sizes[:, 0] * operator.groups)
 
     def _together(self, names: Sequence[str], units: Floats) -> Floats:
         return np.asarray(np.sum([self._ideal(self._operators[name], units) for name in names], axis=0))

@@ -94,6 +94,11 @@ class IterationCost:
         for table in (self._tokens, self._sampled, self._patches):
             table.at(0)
 
+    @property
+    def measured(self) -> bool:
+        """Whether any operator's time rests on measurements."""
+        return not isinstance(self._times, Roofline)
+
     # Seconds -----------------------------------------------------------------------------------------
 
     def run(self, batch: Batch) -> tuple[float, float, int]:

@@ -14,6 +14,12 @@ from triptych.spec.base import SpecError, did_you_mean, shown
 
 _LONGEST = 1000.0
 """Seconds: no operator of one layer takes so long."""
+_LARGE = 20e-6
+"""Seconds of ideal time from which launches, which a data sheet says nothing of, matter little."""
+_TOO_FAST, _TOO_SLOW = 3.0, 1000.0
+"""Of the ideal time. No kernel is three times better than a data sheet, and one that is a thousand times
+worse was written in the next smaller unit: whatever its efficiency, it would be at least so far off."""
+_UNITS = ("s", "ms", "us", "ns")
 
 
 def check_names(given: Iterable[str], needed: Iterable[str], file: str | Path) -> None:
@@ -56,6 +62,46 @@ def check_times(name: str, values: NDArray[Any], file: str | Path) -> None:
     """
     refuse(~np.isfinite(values), name, values, "is no number", file)
     refuse(values < 0, name, values, "is negative", file)
+
+
+def check_speed(name: str, given: NDArray[Any], unit: str, ideal: NDArray[Any], file: str | Path) -> None:
+    """Times of large operators lie near what the device can do, so that they have the unit they should.
+
+    Args:
+        name: the column.
+        given: times as the file has them, shape (rows,).
+        unit: what they should be in: ms or us.
+        ideal: seconds by the data sheet, shape (rows,); rows below 20 us are not judged.
+        file: where they are.
+
+    Raises:
+        SpecError: the first that is over 3 times faster than the ideal, or, where that is so of most, the
+            first that is over 1,000 times slower.
+    """
+    seconds = given * 1e-3 ** _UNITS.index(unit)
+    large = ideal >= _LARGE
+    larger, smaller = (_UNITS[_UNITS.index(unit) + step] for step in (-1, 1))
+    fast = f"{unit} is over 3 times faster than the data sheet; it looks like {larger} where {unit} belong"
+    slow = f"{unit} is over 1,000 times the data sheet's; it looks like {smaller} where {unit} belong"
+    refuse(large & (seconds < ideal / _TOO_FAST), name, given, fast, file)
+    # A few such rows are just badly measured; a wrong unit is that of the whole column.
+    late = large & (seconds > ideal * _TOO_SLOW)
+    if 2 * late.sum() > large.sum():
+        refuse(late, name, given, slow, file)
+
+
+def check_shape(
+    name: str, given: NDArray[Any], expected: NDArray[Any] | int, model: str, file: str | Path
+) -> None:
+    """What a file says of the model's shape is what the catalogue says.
+
+    Raises:
+        SpecError: the first row where it is not.
+    """
+    wanted = np.broadcast_to(np.asarray(expected), given.shape)
+    for row in np.flatnonzero(given != wanted)[:1]:
+        problem = f"{given[row]} is not that of {model}, {wanted[row]}; name the model that was measured"
+        raise SpecError(f"{name}, row {row}", problem, file=file)
 
 
 def refuse(wrong: NDArray[np.bool_], name: str, values: NDArray[Any], problem: str, file: str | Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from triptych.plan import PoolPlan, plan_pools
 from triptych.record import Run
 from triptych.record.assemble import lane_log, request_columns, spans, transfers
 from triptych.simulation.build import build
+from triptych.simulation.provenance import predicted_from
 from triptych.simulation.simulator import Progress, Simulator
 from triptych.spec.base import Spec, SpecError, read_yaml
 from triptych.spec.deployment import Deployment
@@ -22,7 +24,7 @@ from triptych.workload import Requests, generate
 
 def simulate(
     deployment: Deployment | str | Path,
-    workload: WorkloadSpec | str | Path,
+    workload: WorkloadSpec | Requests | str | Path,
     *,
     overrides: Sequence[str] = (),
     jump: bool = True,
@@ -32,7 +34,7 @@ def simulate(
 
     Args:
         deployment: the declaration, or the YAML file that holds it.
-        workload: likewise.
+        workload: likewise; or the very requests.
         overrides: `path.to.field=value` set on the deployment; those that begin with `workload.` on the
             workload. Only for declarations that are read from files.
         jump: whether runs of equal iterations are leapt over; without, each is stepped through, with the
@@ -63,10 +65,10 @@ def simulate(
             raise SpecError("overrides", problem)
     if not isinstance(deployment, Deployment):
         deployment = _load_deployment(deployment, own)
-    if not isinstance(workload, WorkloadSpec):
+    if isinstance(workload, (str, Path)):
         workload = _load_workload(workload, others)
     plans = plan_pools(deployment, deployment_file)
-    requests = generate(workload, file=workload_file)
+    requests = workload if isinstance(workload, Requests) else generate(workload, file=workload_file)
     try:
         simulator = build(deployment, plans, requests, jump=jump, file=deployment_file)
     except SpecError as error:
@@ -74,7 +76,13 @@ def simulate(
             raise SpecError(error.field, error.problem, file=workload_file) from None
         raise
     simulator.run(progress)
-    return _record(simulator, plans, requests, deployment, workload, time.perf_counter() - began)
+    run = _record(simulator, plans, requests, deployment, time.perf_counter() - began)
+    if isinstance(workload, Requests):
+        return run
+    slo = [] if workload.slo is None else workload.slo.bounds()
+    return replace(
+        run, workload_yaml=workload.to_yaml(), slo=slo, meta={**run.meta, "seed": workload.seed}
+    )
 
 
 def _load_deployment(file: str | Path, overrides: Sequence[str]) -> Deployment:
@@ -120,7 +128,6 @@ def _record(
     plans: list[PoolPlan],
     requests: Requests,
     deployment: Deployment,
-    workload: WorkloadSpec,
     wall_seconds: float,
 ) -> Run:
     """The run record of a simulator that has run."""
@@ -130,6 +137,7 @@ def _record(
     ends = columns["end"][~np.isnan(columns["end"])]
     done = len(ends) == len(requests)
     by_pool = {plan.name: plan for plan in plans}
+    owners = [instance for instance in simulator.instances for _ in instance.lanes]
     lanes = [
         lane_log(lane.journal, number, by_pool[instance.pool].cost)
         for instance in simulator.instances
@@ -143,9 +151,11 @@ def _record(
         instances=[by_pool[place.pool].describe(place.number) for place in simulator.instances],
         horizon=float(ends.max()) if done and len(ends) else simulator.now,
         deployment_yaml=deployment.to_yaml(),
-        workload_yaml=workload.to_yaml(),
-        slo=[] if workload.slo is None else workload.slo.bounds(),
         producer="simulate",
         interrupted=simulator.interrupted,
-        meta={"version": __version__, "wall_seconds": wall_seconds, "seed": workload.seed},
+        meta={
+            "version": __version__,
+            "wall_seconds": wall_seconds,
+            "predicted_from": predicted_from(lanes, [by_pool[place.pool].cost for place in owners]),
+        },
     )

@@ -87,11 +87,16 @@ class Pool(Spec):
     prefix_cache: bool = False
     embedding_cache: Bytes | None = None
     """Memory for image embeddings per instance (4 GB, or a tenth of the device if that is less)."""
-    profile: str | None = None
-    """Measured runtimes of its operators: a name that `triptych profile list` shows, or a file; None: the
-    roofline of the device."""
+    profile: tuple[str, ...] = ()
+    """Measured runtimes of its operators, by name (`triptych profile list`) or file: one, or a list of which
+    the first that has an operator counts. None: the roofline of the device."""
     dollars_per_hour: float | None = Field(default=None, ge=0)
     """Of one device, where it differs from the catalogue."""
+
+    @field_validator("profile", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
 
     @field_validator("phases", mode="before")
     @classmethod

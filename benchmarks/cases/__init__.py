@@ -1,0 +1,1 @@
+"""Measurements of real engines, each with what is needed to predict it."""

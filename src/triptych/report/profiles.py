@@ -1,0 +1,60 @@
+"""The list of profiles that `triptych profile list` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from triptych.profiles import Profile
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_ANY = "any model"
+"""Stands for kernels that any model may use."""
+
+
+def print_profiles(
+    profiles: Sequence[Profile], installed: Iterable[str] = (), console: Console | None = None
+) -> None:
+    """Lists profiles: device, tensor parallelism, operators, rows, date; models; source.
+
+    Args:
+        profiles: what to list.
+        installed: names of profiles in an installed `aiconfigurator-core`, which are not read for a list.
+        console: where to; None: standard output.
+    """
+    from rich.console import Console
+
+    console = console or Console()
+    facts = [_facts(profile) for profile in profiles]
+    widths = [max(map(len, column)) for column in zip(*facts, strict=True)]
+    for profile, row in zip(profiles, facts, strict=True):
+        cells = (
+            cell.rjust(width) if cell[:1].isdigit() else cell.ljust(width)
+            for cell, width in zip(row, widths, strict=True)
+        )
+        models = ", ".join(name or _ANY for name in profile.models)
+        console.print(profile.info.name, style="bold cyan", highlight=False, markup=False)
+        for text in ("  ".join(cells).rstrip(), models):
+            console.print(f"  {text}", highlight=False, markup=False)
+        console.print(f"  {profile.info.source}", style="dim italic", highlight=False, markup=False)
+    if not profiles:
+        console.print("No profile is shipped or in the user's folder; `triptych profile` measures one.")
+    names = list(installed)
+    if names:
+        console.print("\nInstalled with aiconfigurator-core, kernels of any model:", highlight=False)
+        for name in names:
+            console.print(f"  {name}", highlight=False)
+
+
+def _facts(profile: Profile) -> tuple[str, ...]:
+    tensor = sorted(set(profile.columns["tensor"].tolist()))
+    operators = len(set(profile.columns["operator"].tolist()))
+    return (
+        profile.info.device,
+        f"TP {', '.join(map(str, tensor))}",
+        f"{operators} operator{'s' * (operators > 1)}",
+        f"{len(profile):,} rows",
+        profile.info.measured_at[:10],
+    )

@@ -1,0 +1,95 @@
+"""Measured attention: its grids, and the progressions that decode iterations form on them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from triptych.cost.attention import AttentionTable, Grid
+from triptych.cost.source import INTERPOLATED, MEASURED, ROOFLINE
+from triptych.policy.batch import Batch, Chunk
+from triptych.policy.request import Request
+
+QUERIES, HISTORY = np.array([16.0, 64.0, 256.0]), np.array([0.0, 128.0, 1024.0])
+SEQUENCES, KV = np.array([1.0, 4.0, 16.0]), np.array([16.0, 64.0, 512.0])
+
+
+def grid(*knots: np.ndarray, seed: int = 0) -> Grid:
+    """Random times that rise with every size."""
+    shape = [len(each) for each in knots]
+    seconds = np.random.default_rng(seed).uniform(1e-6, 2e-6, shape)
+    for axis in range(len(knots)):
+        seconds = np.cumsum(seconds, axis=axis)
+    low, high = (np.array([each[end] for each in knots]) for end in (0, -1))
+    return Grid(knots, seconds, low, high)
+
+
+TABLE = AttentionTable(
+    grid(QUERIES, HISTORY),
+    grid(SEQUENCES, KV, seed=1),
+    grid(QUERIES, HISTORY, SEQUENCES, KV, seed=2),
+    unequal=0.1,
+    layers=3,
+)
+APART = AttentionTable(grid(QUERIES, HISTORY), grid(SEQUENCES, KV, seed=1), None, unequal=0.0, layers=3)
+
+
+def decoding(sequences: int, total: int, longest: int = 0) -> Batch:
+    return Batch((), sequences, total, 100, longest_kv=longest)
+
+
+def prompt(tokens: int, history: int, sequences: int = 0, total: int = 0, longest: int = 0) -> Batch:
+    chunk = Chunk(Request(id=0, prompt_tokens=4096, output_tokens=1), tokens, history, False)
+    return Batch([chunk], sequences, total, longest_kv=longest)
+
+
+def test_knots_are_what_was_measured() -> None:
+    assert APART.run(decoding(4, 4 * 64))[0] == pytest.approx(3 * APART.grids[1].seconds[1, 1])
+    assert APART.run(prompt(64, 128))[0] == pytest.approx(3 * APART.grids[0].seconds[1, 1])
+    joint = TABLE.grids[2]
+    assert joint is not None
+    assert TABLE.run(prompt(64, 128, 4, 4 * 64))[0] == pytest.approx(3 * joint.seconds[1, 1, 1, 1])
+
+
+def test_launched_apart_they_add_up() -> None:
+    both = APART.run(prompt(64, 128, 4, 4 * 64))[0]
+    assert both == pytest.approx(APART.run(prompt(64, 128))[0] + APART.run(decoding(4, 4 * 64))[0])
+
+
+@given(sequences=st.integers(1, 40), mean=st.integers(8, 700), more=st.integers(0, 400))
+def test_iterations_that_repeat_form_the_progression_that_is_promised(
+    sequences: int, mean: int, more: int
+) -> None:
+    total, longest = sequences * mean, mean + more
+    seconds, growth, valid = TABLE.run(decoding(sequences, total, longest))
+    for step in range(min(valid, 50)):
+        then = decoding(sequences, total + step * sequences, longest + step)
+        assert TABLE.run(then)[0] == pytest.approx(seconds + step * growth, rel=1e-9)
+
+
+@given(
+    queries=st.integers(1, 400),
+    history=st.integers(0, 2000),
+    sequences=st.integers(1, 40),
+    mean=st.integers(8, 700),
+)
+def test_rows_of_the_log_are_timed_as_batches_are(
+    queries: int, history: int, sequences: int, mean: int
+) -> None:
+    """Up to the equivalent chunk, which the log has only the sums of."""
+    batch = prompt(queries, history, sequences, sequences * mean)
+    sizes = [np.array([float(size)]) for size in (queries, history, sequences, mean)]
+    seconds, _ = TABLE.of_rows(*sizes)
+    assert seconds[0] == pytest.approx(TABLE.run(batch)[0], rel=1e-9)
+
+
+def test_unequal_contexts_take_part_of_the_way_to_the_longest() -> None:
+    equal, long = TABLE.run(decoding(4, 4 * 64))[0], TABLE.run(decoding(4, 4 * 512))[0]
+    assert TABLE.run(decoding(4, 4 * 64, 512))[0] == pytest.approx(equal + 0.1 * (long - equal))
+
+
+def test_what_a_time_rests_on() -> None:
+    sizes = np.array([[4.0, 64.0], [5.0, 64.0], [4.0, 600.0]])
+    assert APART.grids[1].source(sizes).tolist() == [MEASURED, INTERPOLATED, ROOFLINE]
