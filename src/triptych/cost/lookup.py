@@ -91,12 +91,14 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "triptych"
 
 
-def _stamp(name: str, files: Sequence[Path]) -> str:
-    """What a profile is now: the bytes of its files, in their order."""
+def _stamp(name: str, paths: Sequence[Path]) -> str:
+    """What a profile is now: the bytes of its files, and of all files below its folders."""
     digest = hashlib.sha256(name.encode())
-    for path in files:
-        digest.update(path.name.encode())
-        digest.update(path.read_bytes())
+    for path in paths:
+        files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
+        for each in files:
+            digest.update(str(each.relative_to(path)).encode())
+            digest.update(each.read_bytes())
     return digest.hexdigest()
 
 
