@@ -60,12 +60,22 @@ def simulate(
     jump: Annotated[
         bool, typer.Option(help="Leap over runs of equal iterations; the result is the same, to rounding.")
     ] = True,
+    interval: Annotated[
+        bool, typer.Option(help="Run twice more for a 90% interval of latencies and throughput.")
+    ] = True,
 ) -> None:
     """Predict latency, throughput, utilisation, energy and cost of a deployment under a workload."""
     from triptych.report.console import simulate_and_report
 
     finished = simulate_and_report(
-        deployment, workload, override or [], out=out, batches=batches.value, trace=trace, jump=jump
+        deployment,
+        workload,
+        override or [],
+        out=out,
+        batches=batches.value,
+        trace=trace,
+        jump=jump,
+        interval=interval,
     )
     if not finished:
         raise typer.Exit(130)  # as a shell reports an interrupt

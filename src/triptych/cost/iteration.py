@@ -60,6 +60,7 @@ class IterationCost:
         field: str = "",
         file: str | Path | None = None,
     ) -> None:
+        self._of = (model, device, node, pool)
         self._model = model
         self._parallel = parallel = pool.parallel
         self._formats = formats = Formats.of(pool.precision)
@@ -261,7 +262,14 @@ class IterationCost:
             attention, memory, network; and an array of shape (rows, 3): seconds that rest on a measurement at
             that size, on measurements around it, and on the roofline.
         """
-        parts = Breakdown(
+        return self._breakdown().rows(columns)
+
+    def deviation(self, columns: Mapping[str, NDArray[Any]]) -> float:
+        """Standard deviation of the logarithm of the predicted seconds of rows; columns as of `breakdown`."""
+        return self._breakdown().deviation(columns)
+
+    def _breakdown(self) -> Breakdown:
+        return Breakdown(
             self._model,
             self._operators,
             self._parts,
@@ -270,7 +278,18 @@ class IterationCost:
             self._factors,
             self._parallel.data,
         )
-        return parts.rows(columns)
+
+    def scaled(self, factor: float) -> IterationCost:
+        """The same, with every iteration so many times as long."""
+        factors = Factors(**{kind: factor * share for kind, share in self._factors.model_dump().items()})
+        host = Calibration(
+            iteration=factor * self._overhead,
+            sequence=factor * self._sequence,
+            image=factor * self._image,
+            factors=factors,
+        )
+        model, device, node, pool = self._of
+        return IterationCost(model, device, node, pool, times=self._times, calibration=host)
 
 
 class _Table:

@@ -59,6 +59,10 @@ class OperatorTimes(Protocol):
         """Where each element of `seconds` comes from: MEASURED, INTERPOLATED or ROOFLINE."""
         ...
 
+    def deviation(self, operator: str) -> float:
+        """Standard deviation of the logarithm of its measured time at sizes that were not measured."""
+        ...
+
     def attention(self, operator: Operator) -> AttentionTime:
         """Seconds of one run of an attention operator as a function of its load."""
         ...
@@ -115,6 +119,10 @@ class Roofline:
     def source(self, operator: Operator, load: Load) -> NDArray[np.int64]:
         """All of it is worked out."""
         return np.full(np.shape(load.units), ROOFLINE)
+
+    def deviation(self, operator: str) -> float:
+        """0: nothing was measured."""
+        return 0.0
 
     def table(self, layers: float) -> TextAttention | None:
         """None: nothing was measured."""

@@ -17,6 +17,7 @@ from triptych.record.metrics import summarise
 from triptych.record.run import BatchLog
 from triptych.report.format import seconds
 from triptych.report.perfetto import write_trace
+from triptych.report.prediction import print_prediction
 from triptych.report.table import print_summary
 from triptych.simulation import simulate
 from triptych.spec.base import SpecError
@@ -33,6 +34,7 @@ def simulate_and_report(
     batches: BatchLog,
     trace: bool,
     jump: bool,
+    interval: bool,
 ) -> bool:
     """Simulates, prints the tables and writes the run folder.
 
@@ -61,11 +63,14 @@ def simulate_and_report(
                 bar.update(task, completed=done, total=total, rate=rate)
             return not interrupted
 
-        run = simulate(deployment, workload, overrides=overrides, jump=jump, progress=progress)
+        run = simulate(
+            deployment, workload, overrides=overrides, jump=jump, interval=interval, progress=progress
+        )
     summary = summarise(run)
     if out is not None:  # before anything is printed: what is printed to may be gone
         write_run(run, out, batches=batches, summary=summary, trace=write_trace if trace else None)
     print_summary(summary, console)
+    print_prediction(summary.meta, console)
     if out is not None:
         console.print(f"run record in {out}", highlight=False)
     return not run.interrupted

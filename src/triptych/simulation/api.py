@@ -13,6 +13,7 @@ from triptych.plan import PoolPlan, plan_pools
 from triptych.record import Run
 from triptych.record.assemble import lane_log, request_columns, spans, transfers
 from triptych.simulation.build import build
+from triptych.simulation.interval import prediction_interval
 from triptych.simulation.provenance import predicted_from
 from triptych.simulation.simulator import Progress, Simulator
 from triptych.spec.base import Spec, SpecError, read_yaml
@@ -28,6 +29,7 @@ def simulate(
     *,
     overrides: Sequence[str] = (),
     jump: bool = True,
+    interval: bool = False,
     progress: Progress | None = None,
 ) -> Run:
     """Predicts what a deployment does under a workload.
@@ -39,6 +41,8 @@ def simulate(
             workload. Only for declarations that are read from files.
         jump: whether runs of equal iterations are leapt over; without, each is stepped through, with the
             same result to rounding.
+        interval: whether to run it twice more, with every batch as fast and as slow as its time may well be:
+            `meta["interval"]` then has a 90 % interval of the latencies and of throughput.
         progress: called every few thousand events with (requests that have ended, requests in all, virtual
             seconds); if it returns False the run is cut short and what is finished is kept.
 
@@ -77,12 +81,18 @@ def simulate(
         raise
     simulator.run(progress)
     run = _record(simulator, plans, requests, deployment, time.perf_counter() - began)
+    if interval and not run.interrupted:
+
+        def again(scaled: list[PoolPlan]) -> Run:
+            other = build(deployment, scaled, requests, jump=jump)
+            other.run(None)
+            return _record(other, scaled, requests, deployment, 0.0)
+
+        run = replace(run, meta={**run.meta, "interval": prediction_interval(run, plans, again)})
     if isinstance(workload, Requests):
         return run
     slo = [] if workload.slo is None else workload.slo.bounds()
-    return replace(
-        run, workload_yaml=workload.to_yaml(), slo=slo, meta={**run.meta, "seed": workload.seed}
-    )
+    return replace(run, workload_yaml=workload.to_yaml(), slo=slo, meta={**run.meta, "seed": workload.seed})
 
 
 def _load_deployment(file: str | Path, overrides: Sequence[str]) -> Deployment:

@@ -1,0 +1,47 @@
+"""What a prediction rests on and how sure it is, in two or three lines below the tables of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from triptych.report.format import number, percent, seconds
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_IN_A_LINE = 2
+_NAMES = {"ttft": "TTFT", "tpot": "TPOT", "e2e": "E2E"}
+
+
+def print_prediction(meta: Mapping[str, Any], console: Console) -> None:
+    """Prints what `simulate` says of its own prediction, where it says it."""
+    for line in prediction_lines(meta):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def prediction_lines(meta: Mapping[str, Any]) -> list[str]:
+    """The lines, without any if a run says nothing of it."""
+    lines = []
+    shares = meta.get("predicted_from") or {}
+    if shares.get("roofline") == 1.0:
+        lines.append("predicted from the roofline alone: a profile of the device makes it surer")
+    elif shares:
+        rests = ", ".join(f"{percent(share)} {name}" for name, share in shares.items())
+        lines.append(f"predicted time rests on: {rests}")
+    interval = meta.get("interval")
+    if interval:
+        parts = [
+            f"{name} mean {seconds(low)} to {seconds(high)}"
+            for metric, name in _NAMES.items()
+            if metric in interval
+            for low, high in [interval[metric]["mean"]]
+        ]
+        if "output_tokens" in interval:
+            low, high = interval["output_tokens"]["rate"]
+            parts.append(f"{number(low)} to {number(high)} output tokens/s")
+        head = f"{percent(interval['level'])} interval  "
+        for start in range(0, len(parts), _IN_A_LINE):
+            lines.append(head + ", ".join(parts[start : start + _IN_A_LINE]))
+            head = " " * len(head)
+    return lines
