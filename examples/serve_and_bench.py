@@ -1,60 +1,56 @@
-"""Predicts, serves and benches one deployment on this machine, and stops the server again.
+"""Predicts a deployment, serves and benches it on this machine, and lays the two side by side.
 
 python examples/serve_and_bench.py [DEPLOYMENT [WORKLOAD]]
 """
 
 from __future__ import annotations
 
-import signal
-import socket
-import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
+from rich.console import Console
+
+import triptych
+from triptych.report.table import print_summary
+from triptych.spec.base import SpecError
+from triptych.validation.api import validate
+from triptych.validation.console import RooflineNote, watched
+from triptych.validation.server import Interrupted
+from triptych.validation.table import print_means
+
 EXAMPLES = Path(__file__).resolve().parent
-TRIPTYCH = str(Path(sys.executable).with_name("triptych"))
-START_SECONDS = 120
+OUT = Path("runs/demo-validation")
 
 
 def main() -> int:
-    """Returns the exit code of the first command that fails, or 0."""
-    deployment = sys.argv[1] if len(sys.argv) > 1 else str(EXAMPLES / "deployments/small-vl-cpu.yaml")
-    workload = sys.argv[2] if len(sys.argv) > 2 else str(EXAMPLES / "workloads/small-vision.yaml")
-    print("Predicted", flush=True)
-    code = subprocess.call([TRIPTYCH, "simulate", deployment, workload])
-    if code:
-        return code
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    server = subprocess.Popen([TRIPTYCH, "serve", deployment, "--port", str(port), "--model-name", "demo"])
+    """Returns the exit code: 2 where something declared is wrong, 130 after Ctrl-C."""
+    deployment = Path(sys.argv[1] if len(sys.argv) > 1 else EXAMPLES / "deployments/small-vl-cpu.yaml")
+    workload = Path(sys.argv[2] if len(sys.argv) > 2 else EXAMPLES / "workloads/small-vision.yaml")
     try:
-        if not wait_until_ready(server, port):
-            return server.wait()
-        print("\nMeasured", flush=True)
-        url = f"http://127.0.0.1:{port}/v1"
-        return subprocess.call(
-            [TRIPTYCH, "bench", workload, "--url", url, "--warmup", "4", "--out", "runs/demo-measured"]
+        compare(deployment, workload)
+    except SpecError as error:
+        print(f"triptych: {error}", file=sys.stderr)
+        return 2
+    except (Interrupted, KeyboardInterrupt):
+        return 130
+    return 0
+
+
+def compare(deployment: Path, workload: Path) -> None:
+    """Prints what is predicted before anything is measured, what is measured, and the errors."""
+    console = Console()
+    console.print("\n[bold]Predicted[/]")
+    print_summary(triptych.summarise(triptych.simulate(deployment, workload)), console)
+    console.print("\n[bold]Measured[/]: the server starts, and answers the same requests", highlight=False)
+    with watched() as progress:
+        found = validate(
+            deployment, workload, OUT, repeats=1, ensure_profile=RooflineNote(console), progress=progress
         )
-    finally:
-        server.send_signal(signal.SIGTERM)
-        server.wait()
-
-
-def wait_until_ready(server: subprocess.Popen[bytes], port: int) -> bool:
-    """Whether the server can be asked; False if it has given up."""
-    deadline = time.monotonic() + START_SECONDS
-    while server.poll() is None and time.monotonic() < deadline:
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=1).close()
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.2)
-        else:
-            return True
-    server.terminate()
-    return False
+    (level,) = found.levels
+    print_summary(triptych.summarise(level.measured[0]), console)
+    console.print("\n[bold]Predicted for the requests as they were sent, beside measured[/] (means)\n")
+    print_means(level, console)
+    console.print(f"\nrecords in {OUT}", highlight=False)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -123,12 +125,9 @@ def bench(
     ] = None,
 ) -> None:
     """Measure latency and throughput of any OpenAI-compatible server under a workload."""
-    try:
+    with _needs("bench", "bench"):
         from triptych.bench.console import bench_and_report, sweep_and_report
         from triptych.bench.server import Server
-    except ModuleNotFoundError as error:
-        problem = f"needs the package {error.name}; pip install 'triptych[bench]'"
-        raise SpecError("bench", problem) from None
     server = Server(
         url,
         model,
@@ -173,11 +172,8 @@ def serve(
     ] = None,
 ) -> None:
     """Serve a deployment under the OpenAI API until SIGTERM or Ctrl-C."""
-    try:
+    with _needs("serve", "engine"):
         from triptych.engine.server import main as server
-    except ModuleNotFoundError as error:
-        raise SpecError("", f"serving needs {error.name}; pip install 'triptych[engine]'") from None
-
     settings = server.Settings(
         host=host,
         port=port,
@@ -187,6 +183,37 @@ def serve(
         image_hosts=tuple(allow_image_url or ()),
     )
     code = server.serve(deployment, override or [], settings=settings, record=record, model_name=model_name)
+    raise typer.Exit(code)
+
+
+@app.command()
+def validate(
+    deployment: Annotated[Path, typer.Argument(help="YAML file with one pool that runs all phases.")],
+    workload: Annotated[Path, typer.Argument(help="YAML file that says which requests come when.")],
+    out: Annotated[Path, typer.Option(help="Folder for records, comparison and figure.")] = Path(
+        "runs/validate"
+    ),
+    repeats: Annotated[int, typer.Option(min=1, help="Times that the workload is measured.")] = 3,
+    load: Annotated[
+        str | None, typer.Option(metavar="SHARES", help="Shares of the capacity, such as 0.5,0.85.")
+    ] = None,
+    within: Annotated[
+        float | None,
+        typer.Option(metavar="PERCENT", help="Exit code 1 if a mean or P90 of a latency is off by more."),
+    ] = None,
+    override: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="FIELD=VALUE", help="Change a field, as for simulate. May be given again."
+        ),
+    ] = None,
+) -> None:
+    """Serve, bench and simulate the same requests; print predicted, measured and the error."""
+    with _needs("validate", "engine,bench,figures"):
+        from triptych.validation.console import validate_and_report
+    code = validate_and_report(
+        deployment, workload, override or [], out=out, repeats=repeats, load=load, within=within
+    )
     raise typer.Exit(code)
 
 
@@ -204,6 +231,16 @@ def devices() -> None:
     from triptych.report.catalogue import print_devices
 
     print_devices()
+
+
+@contextmanager
+def _needs(verb: str, extras: str) -> Iterator[None]:
+    """Imports what only some installs have."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        problem = f"needs the package {error.name}; pip install 'triptych[{extras}]'"
+        raise SpecError(verb, problem) from None
 
 
 def _version(asked: bool) -> None:

@@ -1,0 +1,189 @@
+"""`validate`: a deployment is served, benched, and predicted under the same requests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from triptych.bench import bench
+from triptych.plan import plan_pools
+from triptych.record import Run
+from triptych.report.compare import compare
+from triptych.spec.base import SpecError
+from triptych.spec.deployment import Deployment
+from triptych.spec.workload import WorkloadSpec
+from triptych.validation import files
+from triptych.validation.busy import Others
+from triptych.validation.load import answer_rate, at_rate, check_rate, saturate
+from triptych.validation.notes import machine_notes, run_notes
+from triptych.validation.replay import predict, workload_of
+from triptych.validation.result import Level, Validation
+from triptych.validation.server import Served, served
+from triptych.validation.watch import Progress, Watch
+from triptych.workload import Requests, generate
+
+EnsureProfile = Callable[[Deployment], Deployment]
+"""Sees to it that the pools of a deployment name profiles of their devices; returns what to predict with."""
+
+_WARMUP = 8
+"""Requests before the first that count: allocators and caches of the libraries fill."""
+
+
+def validate(
+    deployment: str | Path,
+    workload: str | Path,
+    out: str | Path,
+    *,
+    overrides: Sequence[str] = (),
+    repeats: int = 3,
+    loads: Sequence[float] = (),
+    ensure_profile: EnsureProfile | None = None,
+    progress: Progress | None = None,
+) -> Validation:
+    """Serves a deployment on this machine, benches it, and predicts what was measured.
+
+    Every repetition sends the same requests with other contents, so that nothing of the one before is in a
+    cache. When all are measured the server is stopped, and the requests of each are simulated as they came.
+
+    Args:
+        deployment: YAML file of what can be served here.
+        workload: YAML file.
+        out: folder for what is found; an earlier validation in it is replaced.
+        overrides: `path.to.field=value` set on the deployment; those that begin with `workload.` on the
+            workload.
+        repeats: times that the workload is measured.
+        loads: shares of the capacity at which it is, each with all repetitions; none: at its own times.
+        ensure_profile: is asked before the server is started; None: the deployment is taken as it is.
+        progress: called several times a second.
+
+    Raises:
+        SpecError: something declared is wrong, or the server does not start, dies, or answers nothing.
+        Interrupted: `progress` said so; repetitions that were measured to the end are in `out`.
+    """
+    if repeats < 1:
+        raise SpecError("--repeats", f"must be 1 or more, not {repeats}")
+    watch, out = Watch(progress), Path(out)
+    own = [text for text in overrides if not text.startswith("workload.")]
+    declared = _rooted(Deployment.load(deployment, own), Path(deployment).parent)
+    pools = plan_pools(declared, deployment)
+    spec = _load_workload(workload, overrides)
+    requests = generate(spec, file=workload)
+    if loads:
+        check_rate(requests, workload)
+    files.begin(out)
+    used = declared if ensure_profile is None else ensure_profile(declared)
+    others = Others()
+    loading = watch.step("starting the server")
+    capacity, concurrency = None, None
+    measured: list[_Measured] = []
+    with served(
+        Path(deployment),
+        own,
+        record=out / files.SERVER,
+        log=out / files.LOG,
+        go_on=lambda seconds: loading(0, 0, seconds),
+    ) as server:
+        files.clear(out)
+        if loads:
+            concurrency = sum(plan.pool.scheduler.max_batch for plan in pools)
+            capacity = _capacity(server, spec, len(requests), concurrency, out / files.CAPACITY, watch)
+        for load in loads or (None,):
+            at = requests if load is None or capacity is None else at_rate(requests, load * capacity)
+            level = _Measured(load, files.level_folder(out, load), at)
+            measured.append(level)
+            for _ in range(repeats):
+                number = sum(len(one.runs) for one in measured)
+                level.measure(server, spec, number, warm=loads != () or number > 0, watch=watch)
+    notes = tuple(machine_notes(others.cores()))
+    levels = tuple(_level(one, used, spec, notes, watch) for one in measured)
+    validation = Validation(levels, capacity, concurrency)
+    files.write_validation(validation, out, used, spec)
+    return validation
+
+
+@dataclass(eq=False)
+class _Measured:
+    """A level as far as it is measured."""
+
+    load: float | None
+    folder: Path
+    requests: Requests
+    runs: list[Run] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return "" if self.load is None else f" at load {self.load:g}"
+
+    def measure(self, server: Served, spec: WorkloadSpec, number: int, *, warm: bool, watch: Watch) -> None:
+        """One more repetition, the `number`-th of all; its contents are drawn by that."""
+        self.folder.mkdir(exist_ok=True)
+        place = len(self.runs) + 1
+        workload = workload_of(self.requests, self.folder / files.REQUESTS, spec, spec.seed + 1 + number)
+        run = watch.bench(
+            server,
+            f"measuring{self.name}, {place}",
+            lambda go_on: bench(workload, server.url, warmup=0 if warm else _WARMUP, progress=go_on),
+        )
+        if not run.finished.any():
+            why = next(iter(run.meta["errors"]), "all clients gave up before")
+            raise SpecError("", f"no request was answered ({why}); what the server said is in {server.log}")
+        files.write_measured(run, self.folder / f"{files.MEASURED}{place}")
+        self.runs.append(run)
+
+
+def _rooted(deployment: Deployment, folder: Path) -> Deployment:
+    """With profiles that are files beside the deployment under paths that are true from anywhere."""
+
+    def rooted(name: str) -> str:
+        beside = folder / name
+        return str(beside.absolute()) if beside.exists() and not Path(name).exists() else name
+
+    pools = {
+        name: pool.model_copy(update={"profile": tuple(map(rooted, pool.profile))})
+        for name, pool in deployment.pools.items()
+    }
+    return deployment.model_copy(update={"pools": pools})
+
+
+def _load_workload(workload: str | Path, overrides: Sequence[str]) -> WorkloadSpec:
+    own = [text.removeprefix("workload.") for text in overrides if text.startswith("workload.")]
+    try:
+        return WorkloadSpec.load(workload, own)
+    except SpecError as error:
+        field = error.field.replace("--set ", "--set workload.", 1)  # named as it was written
+        raise SpecError(field, error.problem, file=error.file) from None
+
+
+def _capacity(
+    server: Served, spec: WorkloadSpec, count: int, concurrency: int, folder: Path, watch: Watch
+) -> float:
+    """Requests/s."""
+    run = watch.bench(
+        server,
+        "finding the capacity",
+        lambda go_on: saturate(spec, count, concurrency, server.url, warmup=_WARMUP, progress=go_on),
+    )
+    files.write_measured(run, folder)
+    return answer_rate(run)
+
+
+def _level(
+    measured: _Measured, deployment: Deployment, spec: WorkloadSpec, notes: Sequence[str], watch: Watch
+) -> Level:
+    """With what is predicted for each repetition."""
+    predicted = []
+    for place, run in enumerate(measured.runs, start=1):
+        go_on = watch.step(f"predicting{measured.name}, {place}")
+        go_on(0, len(run), 0.0)  # a short prediction does not ask
+        watch.check()
+        replay = measured.folder / f"{files.REPLAY}{place}.parquet"
+        predicted.append(predict(deployment, spec, measured.requests, run, replay, go_on))
+        watch.check()
+        files.write_predicted(predicted[-1], measured.folder / f"{files.PREDICTED}{place}")
+    comparisons = [compare(*pair) for pair in zip(predicted, measured.runs, strict=True)]
+    notes = (*notes, *run_notes(measured.runs, predicted, comparisons))
+    level = Level(measured.load, measured.folder, tuple(measured.runs), tuple(predicted), notes)
+    if level.worst is None:
+        raise SpecError("", "no request finished both as predicted and as measured", file=measured.folder)
+    return level

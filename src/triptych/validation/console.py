@@ -1,0 +1,165 @@
+"""A validation as a person runs it: progress while it works, tables when it is done, Ctrl-C at any time."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from triptych.report.figures import draw, save
+from triptych.report.format import number, seconds
+from triptych.spec.base import SpecError
+from triptych.spec.deployment import Deployment
+from triptych.validation import files
+from triptych.validation.api import EnsureProfile, validate
+from triptych.validation.load import parse_loads
+from triptych.validation.result import Level, Validation
+from triptych.validation.server import Interrupted
+from triptych.validation.table import print_validation
+from triptych.validation.watch import Progress as OnProgress
+
+_PLAIN: dict[str, Any] = {"highlight": False, "markup": False}
+"""For text with paths in it: what looks like markup is none."""
+_INTERRUPTED = 130
+"""As a shell reports an interrupt."""
+
+
+def validate_and_report(
+    deployment: Path,
+    workload: Path,
+    overrides: Sequence[str],
+    *,
+    out: Path,
+    repeats: int = 3,
+    load: str | None = None,
+    within: float | None = None,
+    ensure_profile: EnsureProfile | None = None,
+) -> int:
+    """Validates, prints the tables, and writes records, comparison and figure.
+
+    Args:
+        deployment: YAML file.
+        workload: YAML file.
+        overrides: as of `validate`.
+        out: folder.
+        repeats: as of `validate`.
+        load: shares of the capacity, as in `0.5,0.85`.
+        within: percent that no mean and no P90 of a latency may be off.
+        ensure_profile: as of `validate`; None: what predictions rest on is said where it is the roofline.
+
+    Returns:
+        Exit code: 0, or 1 if an error is larger than `within`, or 130 if it was interrupted.
+
+    Raises:
+        SpecError: as of `validate`.
+    """
+    if within is not None and not within > 0:
+        raise SpecError("--within", f"must be above 0 percent, not {within:g}")
+    loads = () if load is None else parse_loads(load)
+    console = Console()
+    try:
+        with watched() as progress:
+            found = validate(
+                deployment,
+                workload,
+                out,
+                overrides=overrides,
+                repeats=repeats,
+                loads=loads,
+                ensure_profile=ensure_profile or RooflineNote(console),
+                progress=progress,
+            )
+    except (Interrupted, KeyboardInterrupt):
+        Console(stderr=True).print(f"interrupted; what was measured to the end is in {out}", **_PLAIN)
+        return _INTERRUPTED
+    figures = _draw(found)
+    print_validation(found, console)
+    console.print(f"\nrecords and comparison in {out}", **_PLAIN)
+    console.print(figures, **_PLAIN)
+    if within is None or found.within(within / 100):
+        return 0
+    worst = max(level.worst or 0.0 for level in found.levels)
+    console.print(
+        f"[bold red]a mean or P90 is off by {number(worst * 100)}%, more than {within:g}%[/]", highlight=False
+    )
+    return 1
+
+
+class RooflineNote:
+    """Takes a deployment as it is, and says so where nothing was measured for it."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def __call__(self, deployment: Deployment) -> Deployment:
+        bare = next((pool for pool in deployment.pools.values() if not pool.profile), None)
+        if bare is not None:
+            device = "cpu" if bare.device.upper().startswith("CPU") else "cuda"
+            command = f"triptych profile --model {deployment.model} --device {device}"
+            self._console.print(
+                f"no profile is named: predictions rest on the roofline; to measure: {command}",
+                soft_wrap=True,
+                **_PLAIN,
+            )
+        return deployment
+
+
+def _draw(found: Validation) -> str:
+    """Draws the figure of each level; says where they are."""
+    drawn: list[Path] = []
+    for level in found.levels:
+        try:
+            figure = draw(level.comparisons, _title(level, found))
+        except ModuleNotFoundError as error:
+            return f"no figure: it needs {error.name}; pip install 'triptych[figures]'"
+        drawn += save(figure, level.folder / f"{files.COMPARISON}.png")
+    return (
+        f"figure in {', '.join(str(path) for path in drawn if path.suffix == '.pdf')}, and as PNG beside it"
+    )
+
+
+def _title(level: Level, found: Validation) -> str:
+    if level.load is None or found.capacity is None:
+        return ""
+    return f"load {level.load:g} ({number(level.load * found.capacity)} requests/s)"
+
+
+@contextmanager
+def watched() -> Iterator[OnProgress]:
+    """A bar on standard error, if that is a terminal; Ctrl-C or SIGTERM ends all, a second at once."""
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    task = bar.add_task("", total=None, note="")
+    caught: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+
+    def progress(what: str, ended: int, total: int, elapsed: float) -> bool:
+        bar.update(task, description=what, completed=ended, total=total or None, note=seconds(elapsed))
+        return not caught
+
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(each, note) for each in signals]
+    try:
+        with bar:
+            yield progress
+    finally:
+        for each, handler in zip(signals, before, strict=True):
+            signal.signal(each, handler)
