@@ -26,7 +26,13 @@ from triptych.profiles.library import load_profile
 from triptych.spec.deployment import Deployment
 from triptych.workload import Requests
 
-_DEFAULTS = {"max_num_seqs": 128, "max_num_batched_tokens": 2048, "gpu_memory_utilization": 0.9}
+_DEFAULTS = {
+    "max_num_seqs": 128,
+    "max_num_batched_tokens": 2048,
+    "gpu_memory_utilization": 0.9,
+    "async_scheduling": True,
+}
+"""Of runs that do not say: the last two are vLLM 0.19's own."""
 _PUBLISHED = {
     "RTXPRO6000/Llama-3.1-8B": {"ttft.mean": -0.040, "tpot.mean": -0.010, "e2e.mean": -0.018},
     "RTXPRO6000/Qwen3-32B": {"ttft.mean": 0.013, "tpot.mean": 0.008, "e2e.mean": 0.010},
@@ -99,6 +105,7 @@ def _deployment(model: str, profile: Path, flags: Mapping[str, Any], comm: Path)
             "policy": "unified",
             "max_batch": int(flags["max_num_seqs"]),
             "max_tokens": int(flags["max_num_batched_tokens"]),
+            "lookahead": bool(flags["async_scheduling"]),
         },
         "block_size": 16,
         "prefix_cache": True,

@@ -89,6 +89,7 @@ def simulator(
     prefix_cache: bool = False,
     kind: type[Simulator] = Simulator,
     jump: bool = True,
+    lookahead: bool = False,
     **knobs: Any,
 ) -> Simulator:
     """A simulator of pools named by their number, `instances` each, all with the same policy and cost.
@@ -109,6 +110,7 @@ def simulator(
         prefix_cache: of each lane.
         kind: class of the simulator.
         jump: as `Simulator`.
+        lookahead: of every lane.
         knobs: of the scheduler.
     """
     hashed = block_size if prefix_cache else None
@@ -121,11 +123,11 @@ def simulator(
         for _ in range(stages * ranks):
             kv = KVCache(blocks, block_size, prefix_cache=prefix_cache)
             scheduler = SCHEDULERS[policy](kv, phases=phases, **knobs)
-            place = {"instance": number, "number": next(numbers)}
+            place: dict[str, Any] = {"instance": number, "number": next(numbers)}
             if stages > 1:
                 lanes.append(PipelineLane(made, scheduler, cost, free_at=free_at, **place))
             else:
-                lanes.append(Lane(made, scheduler, cost, **place))
+                lanes.append(Lane(made, scheduler, cost, **place, lookahead=lookahead))
         if ranks > 1:
             Lockstep(made, lanes, cost)
         return Instance(number, str(pool), lanes)

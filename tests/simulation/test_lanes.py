@@ -63,6 +63,30 @@ def test_an_arrival_cuts_the_run_at_the_coming_boundary() -> None:
     assert list(made.recorder.end) == [10.0, 6.0]
 
 
+def test_with_lookahead_an_arrival_is_seen_a_batch_later(jump: bool) -> None:
+    """It comes at 3.5: the batch that begins at 4 was formed at 3, so its prompt is computed from 5 on."""
+    traffic = stubs.requests([0.0, 3.5], 4, [10, 2])
+    made = stubs.simulator(traffic, ONE_SECOND, lookahead=True, jump=jump)
+    made.run()
+    assert list(made.recorder.prefill_start) == [0.0, 5.0]
+    assert list(made.recorder.end) == [10.0, 7.0]
+
+
+def test_with_lookahead_an_idle_lane_begins_at_once() -> None:
+    made = stubs.simulator(stubs.requests([0.0, 5.5], 4, 2), ONE_SECOND, lookahead=True)
+    made.run()
+    assert list(made.recorder.prefill_start) == [0.0, 5.5]
+
+
+def test_who_gives_up_before_it_was_seen_is_gone() -> None:
+    """It comes at 3.5 and gives up at 3.75, before the scheduler knows of it."""
+    traffic = stubs.requests([0.0, 3.5], 4, [10, 2], patience=[inf, 0.25])
+    made = stubs.simulator(traffic, ONE_SECOND, lookahead=True)
+    made.run()
+    assert made.recorder.end[1] == 4.0
+    assert made.recorder.end[0] == 10.0
+
+
 def test_iterations_that_grow_are_cut_where_they_end() -> None:
     """Decode iterations end at 2, 3.5, 5.5, 8: an arrival at 3.75 waits until 5.5."""
     made = stubs.simulator(stubs.requests([0.0, 3.75], 4, [10, 1]), stubs.Takes(growing))

@@ -74,6 +74,7 @@ def _pools(draw: st.DrawFn, phases: list[str], block_size: int, policy: str | No
     if policy in ("vllm", "sarathi", "unified"):
         scheduler["max_tokens"] = max_batch + draw(st.integers(1, 64))
     pool["prefix_cache"] = "prefill" in phases and draw(st.booleans())
+    scheduler["lookahead"] = draw(st.booleans())
     return pool | {
         "scheduler": scheduler,
         "block_size": block_size,
@@ -90,6 +91,8 @@ def _parallel(draw: st.DrawFn, pool: dict[str, Any]) -> dict[str, Any]:
     changes: dict[str, Any] = {"parallel": {kind: 2}}
     if kind == "data":
         changes |= {"device": "H100"}
+    else:
+        changes |= {"scheduler": pool["scheduler"] | {"lookahead": False}}
     return {
         "model": "Qwen1.5-MoE-A2.7B" if kind == "data" else "opt-125m",
         "pools": {"pd": pool | changes},

@@ -342,7 +342,7 @@ class TestInterrupts:
         finally:
             process.kill()
         assert process.returncode == 130
-        assert said.decode().startswith("interrupted;")
+        assert "interrupted;" in said.decode()
         assert not child.is_running()
 
 

@@ -70,7 +70,16 @@ def _instance(simulator: Simulator, plan: PoolPlan, number: int, lane_numbers: I
                 PipelineLane(simulator, scheduler, plan.cost, instance=number, number=place, free_at=free_at)
             )
         else:
-            lanes.append(Lane(simulator, scheduler, plan.cost, instance=number, number=place))
+            lanes.append(
+                Lane(
+                    simulator,
+                    scheduler,
+                    plan.cost,
+                    instance=number,
+                    number=place,
+                    lookahead=plan.pool.scheduler.lookahead,
+                )
+            )
     if parallel.data > 1:
         Lockstep(simulator, lanes, plan.cost)
     return Instance(number, plan.name, lanes)

@@ -45,12 +45,23 @@ class Lane(Runner):
         cost: how long they take.
         instance: number of the instance.
         number: of this lane over the whole run.
+        lookahead: whether a batch is formed when the one before it begins.
     """
 
-    __slots__ = ("batch", "cost", "driver", "instance", "journal", "number", "runner", "scheduler")
+    __slots__ = (
+        *("_later", "_lookahead", "batch", "cost", "driver", "instance", "journal", "number"),
+        *("runner", "scheduler"),
+    )
 
     def __init__(
-        self, driver: Driver, scheduler: Scheduler, cost: Cost, *, instance: int, number: int
+        self,
+        driver: Driver,
+        scheduler: Scheduler,
+        cost: Cost,
+        *,
+        instance: int,
+        number: int,
+        lookahead: bool = False,
     ) -> None:
         super().__init__(driver, number)
         self.driver = driver
@@ -62,6 +73,21 @@ class Lane(Runner):
         self.runner: Runner = self
         """What runs this lane: itself, or the group that it goes in step with."""
         self.batch: Batch | None = None
+        self._lookahead = lookahead
+        self._later: list[tuple[Request, bool]] = []
+        """Came while a batch was running, when the next one had been formed already."""
+
+    def add(self, request: Request, *, from_elsewhere: bool = False) -> None:
+        """Hands a request to the scheduler, as soon as the scheduler may see it."""
+        if self._lookahead and self.runner.iterations != 0:
+            self._later.append((request, from_elsewhere))
+        else:
+            self.scheduler.add(request, from_elsewhere=from_elsewhere)
+
+    def _add_later(self) -> None:
+        later, self._later = self._later, []
+        for request, from_elsewhere in later:
+            self.scheduler.add(request, from_elsewhere=from_elsewhere)
 
     def form(self, now: float) -> int:
         batch = self.open(now)
@@ -76,6 +102,9 @@ class Lane(Runner):
         journal.asked()
         self.batch = batch = scheduler.schedule()
         journal.formed(batch, now)
+        if self._later:
+            self._add_later()
+            self.runner.poke(now)
         if scheduler.leaving or scheduler.reserved:
             self.driver.serve(self, now)
         return batch
@@ -101,6 +130,8 @@ class Lane(Runner):
             self.driver.ended(request, now)
         if scheduler.leaving:
             self.driver.serve(self, now)
+        if self._later and self.runner.gone:  # one of them may be among these
+            self._add_later()
 
 
 class PipelineLane(Lane):

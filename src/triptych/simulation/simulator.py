@@ -152,7 +152,7 @@ class Simulator:
         if patience < inf:
             self.at(now + patience, self._give_up, request)
         lane = self._route(request)
-        lane.scheduler.add(request)
+        lane.add(request)
         return lane
 
     def _foresee_arrival(self, time: float) -> None:
@@ -229,7 +229,7 @@ class Simulator:
             target = self._route(request)
             if held:
                 self._sending[request] = lane
-            target.scheduler.add(request, from_elsewhere=held)
+            target.add(request, from_elsewhere=held)
             target.runner.poke(now)
         reserved, scheduler.reserved = scheduler.reserved, []
         for request in reserved:

@@ -56,6 +56,9 @@ class SchedulerSpec(Spec):
     """Image patches that one iteration encodes (65,536); one image is always let through."""
     watermark: float | None = Field(default=None, ge=0, lt=1)
     """Share of KV blocks kept free when a request is admitted (vllm and sarathi: 0.01)."""
+    lookahead: bool = False
+    """Whether the next batch is formed while one runs, which hides the host's time: a request that comes is
+    then seen a batch later (asynchronous scheduling, on by default from vLLM 0.14)."""
 
     @model_validator(mode="after")
     def _knobs_of_policy(self) -> Self:
@@ -123,6 +126,12 @@ class Pool(Spec):
         for name, (given, users) in idle.items():
             if given and not set(users) & set(self.phases):
                 raise ValueError(f"{name}: a pool without {' and '.join(users)} has no use for it; remove it")
+        return self
+
+    @model_validator(mode="after")
+    def _stages_look_no_further(self) -> Self:
+        if self.scheduler.lookahead and self.parallel.pipeline > 1:
+            raise ValueError("scheduler.lookahead: pipeline stages keep batches under way anyway; remove it")
         return self
 
     @model_validator(mode="after")
