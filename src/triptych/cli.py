@@ -269,6 +269,8 @@ def main() -> None:
     except _UsageError as error:
         verb = error.ctx.command_path if error.ctx is not None else "triptych"
         _refuse(f"{error.format_message().removesuffix('.')}; see {verb} --help")
+    except KeyboardInterrupt:
+        sys.exit(130)  # as a shell reports it
     except MemoryError as error:
         _refuse(f"not enough memory; declare fewer requests or instances ({error})")
     sys.exit(code)

@@ -11,6 +11,7 @@ from time import monotonic, sleep
 from typing import Any, ClassVar
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -83,12 +84,13 @@ class TestMetrics:
 
 class TestArrivals:
     def test_requests_come_when_they_are_due_however_slow_the_answers(self) -> None:
-        with serving(first=0.5) as fake:
+        """The bounds leave a busy machine a second: were answers waited for, all would be late by two."""
+        with serving(first=2.0) as fake:
             run = bench(workload(requests=30, arrivals={"kind": "poisson", "rate": 100}), fake.url)
         assert fake.most_under_way == 30
-        assert run.meta["lateness"]["p99"] < 0.1
+        assert run.meta["lateness"]["max"] < 1.0
         gaps = np.diff(sorted(fake.times[-30:])) - np.diff(run.requests["due"])
-        assert np.abs(gaps).mean() < 0.02
+        assert np.median(np.abs(gaps)) < 0.02
 
     def test_lateness_is_the_time_from_due_to_sent(self) -> None:
         with serving() as fake:
@@ -222,8 +224,19 @@ class TestImages:
 
 class TestFailures:
     def test_a_server_that_is_not_there_is_one_line(self) -> None:
-        with pytest.raises(SpecError, match=r"--url: http://127.0.0.1:9/v1 cannot be reached .*; start"):
+        with pytest.raises(SpecError, match=r"cannot be reached: nothing listens at 127.0.0.1:9; start"):
             bench(workload(), "http://127.0.0.1:9/v1")
+
+    @pytest.mark.parametrize("model", [None, "fake"])
+    def test_a_url_without_its_path_is_told_the_whole_one(self, model: str | None) -> None:
+        with serving() as fake:
+            bare = fake.url.removesuffix("/v1")
+            with pytest.raises(SpecError, match=f"write it up to and with /v1: {fake.url}$"):
+                bench(workload(), Server(bare, model=model))
+
+    def test_a_host_that_there_is_not_is_named(self) -> None:
+        with pytest.raises(SpecError, match=r"no host is known as nohost\.invalid; start"):
+            bench(workload(), "http://nohost.invalid/v1")
 
     def test_a_model_that_is_not_served_is_named_with_those_that_are(self) -> None:
         with serving() as fake, pytest.raises(SpecError, match="does not serve 'fke' but fake; did you mean"):
@@ -247,6 +260,16 @@ class TestFailures:
         assert 0 < refused < 10
         assert run.meta["errors"] == {"status 503: the queue is full": refused}
         assert len(fake.asked) == 10
+
+    def test_why_a_request_failed_is_in_the_record(self, tmp_path: Path) -> None:
+        busy = (503, {"error": {"message": "the queue is full"}})
+        with serving(refuse=lambda body: busy if body["max_tokens"] == 5 else None) as fake:
+            run = bench(workload(output={"kind": "uniform", "low": 4, "high": 5}), fake.url)
+        write_bench(run, tmp_path / "run", summarise(run))
+        rows = pq.read_table(tmp_path / "run" / "client.parquet").to_pylist()
+        for row, tokens in zip(rows, run.requests["output_tokens"], strict=True):
+            wanted = (503, "the queue is full") if tokens == 5 else (200, "")
+            assert (row["http_status"], row["error"]) == wanted
 
     def test_a_busy_server_is_asked_again_if_that_is_wanted(self) -> None:
         seen: list[int] = []

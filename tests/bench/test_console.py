@@ -57,6 +57,7 @@ def test_a_run_prints_its_tables_and_leaves_its_record() -> None:
     assert "lateness" in out
     assert "met" in out
     assert max(map(len, out.splitlines())) <= 80
+    assert [line for line in out.splitlines() if line != line.rstrip()] == []
     summary = json.loads(Path("run/summary.json").read_text())
     assert summary["producer"] == "bench"
     assert 0.02 <= summary["latency"]["ttft"]["p50"] < 0.05
@@ -101,7 +102,12 @@ def test_an_interrupt_keeps_what_is_finished() -> None:
     ("arguments", "line"),
     [
         (["--url", "127.0.0.1"], "triptych: --url: '127.0.0.1' is no address"),
-        (["--url", "http://127.0.0.1:9/v1"], "triptych: --url: http://127.0.0.1:9/v1 cannot be reached"),
+        (
+            ["--url", "http://127.0.0.1:9/v1"],
+            "triptych: --url: http://127.0.0.1:9/v1 cannot be reached: nothing listens at 127.0.0.1:9; start",
+        ),
+        (["--set", "model=/none"], "triptych: --set model=/none: model is of the deployment"),
+        (["--set", "pools.all.instances=2"], "triptych: --set pools.all.instances=2: pools is of the deploy"),
         (["--set", "requests=0"], "triptych: w.yaml: requests:"),
         (["--slo", "ttft.p98=1 s"], "triptych: w.yaml: slo.ttft: 'p98' is no statistic"),
         (["--out", "."], "triptych: .: holds something that is no run"),

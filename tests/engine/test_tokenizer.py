@@ -9,11 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from triptych.engine.server.prompts import Vocabulary
+from triptych.engine.server.text import Answer
 from triptych.engine.tokenizer import load_tokenizer
 from triptych.spec.base import SpecError
 
 TOKENIZER = load_tokenizer("random:Qwen2.5-VL-3B")
+VOCABULARY = Vocabulary(TOKENIZER)
 FIRST_WORD = 257
+ODD = ("\u2581", "<0xC3>", "<unk>", "\ufffd", "\u0120", " ", "\r\n", "é", "日本", "😀")
+"""What vocabularies write bytes, spaces and unknown characters with, and what has several bytes."""
+
+texts = st.lists(st.sampled_from(ODD) | st.text(max_size=8), max_size=8).map("".join)
+words = st.integers(FIRST_WORD, 151_000).map(lambda token: [token])
+letters = st.characters(min_codepoint=0x80, exclude_categories=["Cs"])
 
 
 @given(st.lists(st.integers(FIRST_WORD, 151_000), max_size=30))
@@ -24,9 +33,33 @@ def test_tokens_survive_text(tokens: list[int]) -> None:
     assert TOKENIZER.encode(text, add_special_tokens=False) == tokens
 
 
-@given(st.text(alphabet=st.characters(exclude_characters="\u2581", exclude_categories=["Cs"]), max_size=50))
-def test_every_text_can_be_encoded(text: str) -> None:
-    assert TOKENIZER.decode(TOKENIZER.encode(text, add_special_tokens=False)) == text
+@given(texts)
+def test_every_text_comes_back_as_it_was(text: str) -> None:
+    tokens = TOKENIZER.encode(text, add_special_tokens=False)
+    assert TOKENIZER.decode(tokens) == text
+    assert VOCABULARY.encode(text, special=True) == tokens
+
+
+@given(texts)
+def test_every_text_comes_back_token_by_token(text: str) -> None:
+    answer = Answer(VOCABULARY.decode)
+    tokens = VOCABULARY.encode(text, special=False)
+    streamed = "".join(answer.add([token], None).text for token in tokens)
+    assert streamed + answer.add([], "length").text == text
+
+
+@given(st.lists(words | letters.map(lambda letter: VOCABULARY.encode(letter, special=False)), max_size=20))
+def test_words_and_characters_of_several_bytes_are_the_same_tokens_again(parts: list[list[int]]) -> None:
+    tokens = [token for part in parts for token in part]
+    assert VOCABULARY.encode(VOCABULARY.decode(tokens), special=False) == tokens
+
+
+def test_every_byte_is_a_token_and_is_one_again() -> None:
+    """Those that are no character alone read as U+FFFD."""
+    found = [VOCABULARY.spell(token)[1] for token in range(256)]
+    assert sorted(found) == [bytes([value]) for value in range(256)]
+    lengths = [len(VOCABULARY.encode(VOCABULARY.decode([token]), special=False)) for token in range(256)]
+    assert lengths == [1] * 256
 
 
 def test_special_tokens_are_those_of_the_configuration() -> None:

@@ -135,6 +135,13 @@ def test_in_a_narrow_window_columns_are_left_out_whole(summary: Summary, width: 
     assert {"busy", "batch"} <= set(line_of(text, "pool"))
 
 
+def test_a_pool_that_runs_all_phases_says_so_in_a_line(summary: Summary) -> None:
+    pool = replace(summary.pools[0], pool="all", phases=("encode", "prefill", "decode"))
+    lines = [line.strip() for line in printed(replace(summary, pools=(pool,))).splitlines()]
+    after = lines[next(number for number, line in enumerate(lines) if line.startswith("all ")) :]
+    assert after[1:3] == ["all phases", "1 x toy"]
+
+
 def test_in_a_file_no_line_ends_in_blanks(summary: Summary) -> None:
     assert [line for line in printed(summary).splitlines() if line != line.rstrip()] == []
 

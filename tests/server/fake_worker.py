@@ -217,9 +217,8 @@ def main() -> int:
     parser.add_argument("--crash", action="store_true", help="die before being ready")
     parser.add_argument("--crash-again", action="store_true", help="die before being ready, later on")
     options = parser.parse_args()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     if options.refuse:
-        print("deployment.yaml: model: no such model; choose another", file=sys.stderr)
+        print("triptych: deployment.yaml: model: no such model; choose another", file=sys.stderr)
         return 2
     again = options.crash_again and (options.state / "events.jsonl").exists()
     if options.crash or again:

@@ -218,4 +218,4 @@ def test_a_model_that_cannot_be_served_is_one_line(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     problem = "2 instances cannot be served yet; use instances: 1"
-    assert done.stderr.splitlines() == [f"{file}: pools.all.instances: {problem}"]
+    assert done.stderr.splitlines() == [f"triptych: {file}: pools.all.instances: {problem}"]

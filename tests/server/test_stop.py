@@ -23,7 +23,9 @@ from .serving import Served, make_server
 from .wire import texts
 
 
-def test_what_is_under_way_is_completed_before_the_end(served: Served) -> None:
+def test_what_is_under_way_is_completed_before_the_end(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
     with ThreadPoolExecutor(1) as threads:
         slow = threads.submit(served.complete, {"say": "to the end", "delay": 0.1}, stream=True)
         served.wait_until(lambda: served.events("submit"))
@@ -32,6 +34,7 @@ def test_what_is_under_way_is_completed_before_the_end(served: Served) -> None:
         refused = served.complete({"say": "hi"})
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "server_stopping")
         assert served.http.get("/health").status_code == 200
+        assert "stopping: 1 request is under way; Ctrl-C again ends it at once" in caplog.messages
         assert texts(slow.result()) == "to the end"
     served.thread.join(5)
     assert served.code == 0
@@ -48,6 +51,13 @@ def test_a_second_signal_ends_at_once(served: Served) -> None:
         assert served.code == 130
         with pytest.raises(httpx.HTTPError):
             slow.result().raise_for_status()
+
+
+def test_nothing_under_way_is_not_counted(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+    served.interrupt()
+    served.thread.join(5)
+    assert served.code == 0
+    assert "stopping; Ctrl-C again ends it at once" in caplog.messages
 
 
 def test_a_port_that_is_taken_is_one_line(served: Served) -> None:

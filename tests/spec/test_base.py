@@ -113,7 +113,7 @@ class TestLoad:
 
     def test_a_file_with_overrides(self, tmp_path: Path) -> None:
         path = self.write(tmp_path, "name: sledge\nride: {kind: ski, length: 1.5}\n")
-        vehicle = Vehicle.load(path, ["ride.length=2", "parts.left.spokes=28", "from=[Oslo]", "from=Oslo"])
+        vehicle = Vehicle.load(path, ["ride.length=2", "parts.left={spokes: 28}", "from=[Oslo]", "from=Oslo"])
         assert vehicle.ride == Ski(kind="ski", length=2.0)
         assert vehicle.parts == {"left": Wheel(spokes=28)}
         assert vehicle.origin == "Oslo"
@@ -122,6 +122,27 @@ class TestLoad:
         path = self.write(tmp_path, "name: sledge\n")
         with pytest.raises(SpecError, match=r"v\.yaml: weight: must be a number, not 'x'"):
             Vehicle.load(path, ["weight=x"])
+
+    @pytest.mark.parametrize(
+        ("override", "says"),
+        [
+            ("parts.lft.spokes=28", "--set parts.lft.spokes=28: no part 'lft'; did you mean 'left'?"),
+            (
+                "parts.rear.spokes=28",
+                "--set parts.rear.spokes=28: no part 'rear'; add a new one whole: --set 'parts.rear={...}'",
+            ),
+        ],
+    )
+    def test_a_field_makes_no_member_of_a_mapping(self, tmp_path: Path, override: str, says: str) -> None:
+        path = self.write(tmp_path, "name: sledge\nparts: {left: {spokes: 7}}\n")
+        with pytest.raises(SpecError) as caught:
+            Vehicle.load(path, [override])
+        assert str(caught.value) == says
+
+    def test_a_member_can_be_changed_added_whole_and_then_changed(self, tmp_path: Path) -> None:
+        path = self.write(tmp_path, "name: sledge\nparts: {left: {spokes: 7}}\n")
+        overrides = ["parts.left.spokes=8", "parts.rear={spokes: 1}", "parts.rear.spokes=2"]
+        assert Vehicle.load(path, overrides).parts == {"left": Wheel(spokes=8), "rear": Wheel(spokes=2)}
 
     def test_an_override_does_not_fill_an_empty_file(self, tmp_path: Path) -> None:
         with pytest.raises(SpecError, match="expected a mapping of fields, found nothing"):

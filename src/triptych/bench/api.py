@@ -23,6 +23,7 @@ from triptych.bench.probe import probe
 from triptych.bench.server import Server
 from triptych.record import Run
 from triptych.spec.base import SpecError
+from triptych.spec.deployment import Deployment
 from triptych.spec.workload import WorkloadSpec
 from triptych.version import __version__
 from triptych.workload import Requests, generate
@@ -73,12 +74,31 @@ def bench(
     if warmup < 0:
         raise SpecError("--warmup", f"must be 0 or more, not {warmup}")
     if not isinstance(workload, WorkloadSpec):
-        workload = WorkloadSpec.load(workload, [text.removeprefix("workload.") for text in overrides])
+        workload = load_workload(workload, overrides)
     if isinstance(server, str):
         server = Server(server)
     requests = generate(workload, file=file)
     _allow_connections()
     return asyncio.run(_bench(workload, requests, server, warmup, progress))
+
+
+def load_workload(file: str | Path, overrides: Sequence[str]) -> WorkloadSpec:
+    """Reads a workload.
+
+    Args:
+        file: YAML.
+        overrides: as of `bench`.
+
+    Raises:
+        SpecError: it is wrong, or an override is of the deployment, which the server knows alone.
+    """
+    for text in overrides:
+        field = text.partition("=")[0].partition(".")[0].strip()
+        if field in Deployment.model_fields and field not in WorkloadSpec.model_fields:
+            mend = "choose among those that are served with --model" if field == "model" else "set it there"
+            problem = f"{field} is of the deployment, which `triptych serve` is given; {mend}"
+            raise SpecError(f"--set {text}", problem)
+    return WorkloadSpec.load(file, [text.removeprefix("workload.") for text in overrides])
 
 
 async def _bench(

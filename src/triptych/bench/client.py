@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from errno import ECONNREFUSED
 from io import BytesIO
 from math import isinf
 from time import monotonic
@@ -67,10 +68,8 @@ class Client:
             async with self._session.get(url) as response:
                 body = await response.read()
         except (aiohttp.ClientError, OSError) as error:
-            problem = (
-                f"{self._server.url} cannot be reached ({_words(error)}); start the server or mend the URL"
-            )
-            raise SpecError("--url", problem) from None
+            problem = f"{self._server.url} cannot be reached: {_words(error)}"
+            raise SpecError("--url", f"{problem}; start the server or mend the URL") from None
         if response.status in (401, 403):
             problem = f"{self._server.url} asks for a key; set OPENAI_API_KEY ({_message(body)})"
             raise SpecError("--url", problem)
@@ -152,4 +151,11 @@ def _short(text: str) -> str:
 
 
 def _words(error: BaseException) -> str:
+    """An error of the connection, without the words of the library."""
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return f"no host is known as {error.host}"
+    if isinstance(error, aiohttp.ClientConnectorError) and error.os_error.errno == ECONNREFUSED:
+        return f"nothing listens at {error.host}:{error.port}"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return _short(f"no connection to {error.host}: {error.strerror or error.os_error}")
     return _short(str(error) or type(error).__name__)

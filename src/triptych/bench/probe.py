@@ -72,7 +72,10 @@ async def _model(client: Client, server: Server) -> str:
     served = await client.models()
     if served is None:
         if server.model is None:
-            raise SpecError("--model", f"{server.url} does not say which models it serves; give the name")
+            problem = f"{server.url} does not say which models it serves"
+            if server.lacks_path:
+                raise SpecError("--url", f"{problem}; write it up to and with /v1: {server.base}/v1")
+            raise SpecError("--model", f"{problem}; give the name")
         return server.model
     names = ", ".join(served) or "none"
     if server.model is None:
@@ -106,7 +109,9 @@ def _refused(server: Server, form: Form, answer: Answer) -> SpecError:
     path = PATHS[form.api]
     status = f"status {answer.http_status}: " if answer.http_status else ""
     mend = ""
-    if _NO_FIELD in answer.error or "min_tokens" in answer.error:
+    if answer.http_status == 404 and server.lacks_path:
+        mend = f"; write it up to and with /v1: {server.base}/v1"
+    elif _NO_FIELD in answer.error or "min_tokens" in answer.error:
         mend = "; use --no-ignore-eos"
     elif isinstance(form.units, TokenIds) and 400 <= answer.http_status < 500:
         mend = "; if it takes no token ids, name the model's folder with --tokenizer, or use --api chat"

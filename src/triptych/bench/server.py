@@ -48,3 +48,8 @@ class Server:
     def base(self) -> str:
         """The URL that paths are appended to."""
         return self.url.rstrip("/")
+
+    @property
+    def lacks_path(self) -> bool:
+        """Whether the URL ends with the host, as few do."""
+        return urlsplit(self.url).path in ("", "/")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from triptych.bench.api import Progress, bench
+from triptych.bench.api import Progress, bench, load_workload
 from triptych.bench.server import Server
 from triptych.record import STATUSES, Run, Summary, summarise
 from triptych.spec.base import SpecError
@@ -85,7 +85,7 @@ def sweep(
     """
     file = workload if isinstance(workload, (str, Path)) else None
     if not isinstance(workload, WorkloadSpec):
-        workload = WorkloadSpec.load(workload, [text.removeprefix("workload.") for text in overrides])
+        workload = load_workload(workload, overrides)
     if not start > 0:
         raise SpecError("--sweep", f"must be a rate above 0, not {start:g}")
     at_rate = _rates_of(workload, file)

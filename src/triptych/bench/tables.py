@@ -8,6 +8,7 @@ from rich.table import Table
 from triptych.bench.sweep import Point, Sweep
 from triptych.record import Summary
 from triptych.report.format import count, number, percent, seconds
+from triptych.report.table import without_trailing_blanks
 
 _LATE = 0.01
 """Seconds of lateness (P99) from which on arrivals are not those of the workload any more."""
@@ -26,15 +27,20 @@ def print_client(summary: Summary, console: Console) -> None:
     table.add_row("client", f"busy {percent(meta['client_cpu_share'])} of a core")
     for warning in _warnings(summary):
         table.add_row("[bold yellow]note[/]", warning)
-    console.print()
-    console.print(table, highlight=False)
+    with without_trailing_blanks(console):
+        console.print()
+        console.print(table, highlight=False)
 
 
 def _warnings(summary: Summary) -> list[str]:
     meta = summary.meta
     warnings = []
-    if (meta["lateness"]["p99"] or 0.0) > _LATE:
-        warnings.append("requests were sent late: this machine is too slow or too busy for the rate")
+    late = meta["lateness"]["p99"]
+    if late is not None and late > _LATE:
+        warnings.append(
+            f"1 % of the requests were sent {seconds(late)} or more after they were due: this machine has "
+            "other work too, or is too slow for the rate. Latencies count from when a request was sent"
+        )
     if meta["client_cpu_share"] > _BUSY:
         warnings.append("the client itself is near its limit, and part of the latencies is its own")
     if meta["prompts_mismatched"]:
@@ -58,12 +64,13 @@ def print_sweep(sweep: Sweep, console: Console) -> None:
     table.add_column("")
     for point in sorted(sweep.points, key=lambda point: point.rate):
         table.add_row(*_row(point), point.problem or "keeps up")
-    console.print()
-    console.print(table, highlight=False)
-    if sweep.capacity is None:
-        console.print("no rate that was tried is kept up with", highlight=False)
-    else:
-        console.print(f"keeps up with [bold]{number(sweep.capacity)} requests/s[/]", highlight=False)
+    with without_trailing_blanks(console):
+        console.print()
+        console.print(table, highlight=False)
+        if sweep.capacity is None:
+            console.print("no rate that was tried is kept up with", highlight=False)
+        else:
+            console.print(f"keeps up with [bold]{number(sweep.capacity)} requests/s[/]", highlight=False)
 
 
 def _row(point: Point) -> list[str]:

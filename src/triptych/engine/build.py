@@ -14,6 +14,7 @@ from triptych.engine.loader import load
 from triptych.engine.log import Log
 from triptych.engine.packed import pack
 from triptych.engine.runner import Runner
+from triptych.engine.servable import only_pool
 from triptych.plan import PoolPlan, plan_pools
 from triptych.record import Run, write_run
 from triptych.record.assemble import lane_log, request_columns, spans, transfers
@@ -22,6 +23,7 @@ from triptych.spec.deployment import Deployment, Pool
 from triptych.version import __version__
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""One for each of `servable.FORMATS`."""
 
 
 @dataclass
@@ -78,7 +80,7 @@ def build(
     Raises:
         SpecError: the deployment is wrong, or asks for what one process cannot serve.
     """
-    name, pool = _only_pool(deployment, file)
+    name, pool = only_pool(deployment, file)
     plan = plan_pools(deployment, file)[0]
     device, dtype = _device(pool, plan, name, file)
     model = load(deployment.model, dtype=dtype, device=device, seed=seed, file=file)
@@ -92,32 +94,9 @@ def build(
     return Instance(engine, plan, deployment, record)
 
 
-def _only_pool(deployment: Deployment, file: str | Path | None) -> tuple[str, Pool]:
-    """The pool, if the deployment is one that a single process can serve."""
-    if len(deployment.pools) > 1:
-        problem = f"{len(deployment.pools)} pools cannot be served yet; declare one pool that runs all phases"
-        raise SpecError("pools", problem, file=file)
-    ((name, pool),) = deployment.pools.items()
-    if pool.instances > 1:
-        problem = f"{pool.instances} instances cannot be served yet; use instances: 1"
-        raise SpecError(f"pools.{name}.instances", problem, file=file)
-    if pool.parallel.devices > 1:
-        problem = f"{pool.parallel.devices} devices cannot be served yet; leave parallel out"
-        raise SpecError(f"pools.{name}.parallel", problem, file=file)
-    return name, pool
-
-
 def _device(pool: Pool, plan: PoolPlan, name: str, file: str | Path | None) -> tuple[str, torch.dtype]:
     """The device as torch names it, and the number format of weights, activations and KV."""
-    formats = pool.precision
-    field = f"pools.{name}.precision"
-    if not formats.weights == formats.kv == formats.compute:
-        problem = "weights, kv and compute differ, which cannot be served yet; give them the same format"
-        raise SpecError(field, problem, file=file)
-    dtype = _DTYPES.get(formats.weights)
-    if dtype is None:
-        problem = f"{formats.weights} cannot be served yet; use one of {', '.join(_DTYPES)}"
-        raise SpecError(field, problem, file=file)
+    dtype = _DTYPES[pool.precision.weights]
     if plan.device.name.upper().startswith("CPU"):
         return "cpu", dtype
     if not torch.cuda.is_available():

@@ -30,6 +30,7 @@ from transformers.initialization import no_init_weights
 
 from triptych import catalog
 from triptych.engine.attention import NAME
+from triptych.engine.servable import check_checkpoint
 from triptych.spec.base import SpecError
 
 RANDOM = catalog.RANDOM
@@ -130,9 +131,7 @@ def read_config(name: str, *, field: str = "model", file: str | Path | None = No
             raise SpecError(field, problem, file=file)
         with _one_line(f"{name} cannot be read", field, file):
             return _with_image_positions(AutoConfig.for_model(**fields))
-    if not Path(name).is_dir():
-        problem = f"{name} is no checkpoint folder; name one, or random:{name} for random weights"
-        raise SpecError(field, problem, file=file)
+    check_checkpoint(name, field=field, file=file)
     with _one_line(f"{name} cannot be read", field, file):
         config: PretrainedConfig = AutoConfig.from_pretrained(name, local_files_only=True)
     return config

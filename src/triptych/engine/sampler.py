@@ -1,9 +1,9 @@
 """From logits to tokens, a row a sequence.
 
-The order of the steps is that of vLLM and of `transformers`' warpers: penalties, temperature, top-k, top-p,
-min-p, and a draw from what is left. A row's token depends on nothing but the row: draws use the row's own
-generator where it has one, and log-probabilities are those of the model, before all of these steps, as the
-OpenAI API reports them.
+The order of the steps is that of `transformers`: penalties, temperature, top-k, top-p, min-p, and a draw
+from what is left. A row's token depends on nothing but the row: draws use the row's own generator where it
+has one, and log-probabilities are those of the model, before all of these steps, as the OpenAI API reports
+them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The tokenizer of a model: that of its checkpoint, or one made on the spot for random weights.
 
-The made one has a word for each token of the model's vocabulary, so that whatever a random model says is
-text, and is as many tokens when a client encodes it again; bytes stand for all that is not such a word. Its
+The made one has the 256 bytes, so that every text comes back as it was, and a word for each token that is
+left, so that whatever a random model says is text, and is as many tokens when a client encodes it again. Its
 conversations look like ChatML, as those of the Qwen models do.
 """
 
@@ -18,9 +18,13 @@ from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFas
 from triptych.engine.loader import RANDOM, read_config
 from triptych.spec.base import SpecError
 
-_BYTES = [f"<0x{value:02X}>" for value in range(256)]
+_BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
+"""The letters that bytes are written with in pieces, one each."""
+_SPACE = "\u0120"
+"""That of a space."""
+_REPLACEMENT = "\u00ef\u00bf\u00bd"
+"""U+FFFD, which a byte reads as that is no character: one token, as the byte was."""
 _FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
-_UNKNOWN = "<unk>"
 _TEMPLATE = """\
 {%- for message in messages -%}
 <|im_start|>{{ message.role }}
@@ -78,21 +82,21 @@ def make_tokenizer(config: PretrainedConfig) -> PreTrainedTokenizerFast:
     """
     vocabulary = config.get_text_config().vocab_size
     special = _special_tokens(config, vocabulary)
-    if vocabulary < len(_BYTES) + len(special) + 1:
+    if vocabulary < len(_BYTES) + len(special):
         raise ValueError(
             f"a vocabulary of {vocabulary} tokens has no room for the 256 bytes; use a larger one"
         )
-    plain = iter([_UNKNOWN, *_BYTES, *islice(_words(), vocabulary)])
+    plain = iter([*_BYTES, _REPLACEMENT, *islice(_words(), vocabulary)])
     pieces = [special.get(token) or next(plain) for token in range(vocabulary)]
-    # The more words, the worse the score; so a text is split into as few as there are.
-    model = models.Unigram(
-        [(piece, -1.0) for piece in pieces], unk_id=pieces.index(_UNKNOWN), byte_fallback=True
+    # The more pieces, the worse the score; so a text is split into as few as there are.
+    tokenizer = Tokenizer(models.Unigram([(piece, -1.0) for piece in pieces]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(" ", "merged_with_next"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
-    tokenizer = Tokenizer(model)
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.ByteFallback(), decoders.Fuse(), decoders.Replace("\u2581", " ")]
-    )
+    tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(
         [AddedToken(text, special=True, normalized=False) for text in special.values()]
     )
@@ -101,7 +105,6 @@ def make_tokenizer(config: PretrainedConfig) -> PreTrainedTokenizerFast:
         tokenizer_object=tokenizer,
         eos_token=end or "<|im_end|>",
         pad_token="<|pad|>",
-        unk_token=_UNKNOWN,
         chat_template=_TEMPLATE,
         clean_up_tokenization_spaces=False,
     )
@@ -144,5 +147,5 @@ def _words() -> Iterator[str]:
     length = 1
     while True:
         for letters in product(ascii_lowercase, repeat=length):
-            yield "\u2581" + "".join(letters)
+            yield _SPACE + "".join(letters)
         length += 1

@@ -1,9 +1,10 @@
 """The worker process: an engine between two sockets, bound by its parent; what goes over them: `messages.py`.
 
     python -m triptych.engine.worker --deployment FILE --inbox ADDRESS --outbox ADDRESS [--record DIR]
+        [--declared-in FILE]
 
-What goes wrong before it is ready is one line on standard error and exit code 2. It ends when it is told to,
-on SIGTERM, and when its parent is gone.
+What goes wrong before it is ready is one line on standard error and exit code 2; it names the file that the
+user wrote. The worker ends when it is told to, on SIGTERM, and when its parent is gone.
 """
 
 from __future__ import annotations
@@ -88,8 +89,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--inbox", required=True)
     parser.add_argument("--outbox", required=True)
     parser.add_argument("--record", type=Path)
+    parser.add_argument("--declared-in", type=Path, help="where the user declared it, for errors")
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the parent too, which decides
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
     pull, push = context.socket(zmq.PULL), context.socket(zmq.PUSH)
     for socket, address in ((pull, options.inbox), (push, options.outbox)):
@@ -102,9 +103,10 @@ def main(arguments: list[str] | None = None) -> int:
 
     signal.signal(signal.SIGTERM, close)
     try:
-        instance = build(Deployment.load(options.deployment), options.deployment, record=options.record)
+        declared = Deployment.load(options.deployment)
+        instance = build(declared, options.declared_in or options.deployment, record=options.record)
     except SpecError as error:
-        print(error, file=sys.stderr)
+        print(f"triptych: {error}", file=sys.stderr)
         return 2
     work(instance, inbox, push.send)
     instance.write_record()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from triptych.record.summary import Overload, PhaseQueue, PoolUsage, SloResult, Summary
 from triptych.report.format import NONE, count, dollars, number, percent, scaled, seconds
+from triptych.spec.deployment import PHASES
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -47,11 +49,18 @@ _POOL_NOTE = "batch, tokens: of a mean iteration. KV use: mean/peak. KV, MFU, MB
 
 def print_summary(summary: Summary, console: Console) -> None:
     """Prints what an engineer wants to see of a run at a glance."""
-    if console.is_terminal:
+    with without_trailing_blanks(console):
         _print_parts(summary, console)
+
+
+@contextmanager
+def without_trailing_blanks(console: Console) -> Iterator[None]:
+    """While something is printed: where that is no terminal, no line ends in the blanks that fill a table."""
+    if console.is_terminal:
+        yield
         return
     with console.capture() as captured:
-        _print_parts(summary, console)
+        yield
     lines = captured.get().splitlines()
     console.out("\n".join(line.rstrip() for line in lines), highlight=False)
 
@@ -186,7 +195,7 @@ def _pools(pools: tuple[PoolUsage, ...], columns: Sequence[str]) -> Table:
     table.columns[0].overflow = "fold"
     for pool in pools:
         use = pool.usage
-        phases = "" if pool.phases == (pool.pool,) else f"{'+'.join(pool.phases)}\n"
+        phases = "" if pool.phases == (pool.pool,) else f"{_phases(pool)}\n"
         kv = f"{percent(use.kv_mean_share)}/{percent(use.kv_peak_share)}"
         cells = {
             "busy": percent(use.busy_share),
@@ -202,6 +211,10 @@ def _pools(pools: tuple[PoolUsage, ...], columns: Sequence[str]) -> Table:
             f"{pool.pool}\n[dim]{phases}{_devices(pool)}[/]", *(cells[column] for column in columns)
         )
     return table
+
+
+def _phases(pool: PoolUsage) -> str:
+    return "all phases" if len(pool.phases) == len(PHASES) else "+".join(pool.phases)
 
 
 def _devices(pool: PoolUsage) -> str:

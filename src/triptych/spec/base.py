@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType
-from typing import Any, Self
+from typing import Any, Self, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -67,13 +67,33 @@ class Spec(BaseModel):
         """Reads a YAML file, applies `key.path=value` overrides, validates.
 
         Raises:
-            SpecError: the file is missing, is not YAML, or declares something wrong.
+            SpecError: the file is missing, is not YAML, or declares something wrong; or an override has a
+                wrong path.
         """
         data = read_yaml(path)
         _check_mapping(data, path)
         for override in overrides:
+            cls._check_member(data, override)
             apply_override(data, override)
         return cls.parse(data, file=path)
+
+    @classmethod
+    def _check_member(cls, data: Any, override: str) -> None:
+        """Refuses to set a field of a member that there is not, where the user names the members.
+
+        Raises:
+            SpecError: as said; the name is misspelt, or the member has to be given whole.
+        """
+        mapping, _, below = override.partition("=")[0].strip().partition(".")
+        member, dot, _ = below.partition(".")
+        fields = {field.alias or name: field for name, field in cls.model_fields.items()}
+        if not dot or mapping not in fields or get_origin(fields[mapping].annotation) is not dict:
+            return
+        members = data.get(mapping) or {}
+        if isinstance(members, Mapping) and member not in map(str, members):
+            whole = f"add a new one whole: --set '{mapping}.{member}={{...}}'"
+            problem = f"no {mapping.removesuffix('s')} {member!r}; {did_you_mean(member, members) or whole}"
+            raise SpecError(f"--set {override}", problem)
 
     def to_yaml(self) -> str:
         """The declaration as YAML that `load` reads back to an equal object."""

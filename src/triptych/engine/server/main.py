@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from triptych.engine.servable import only_pool
 from triptych.engine.server.prompts import Images, Vocabulary
-from triptych.engine.server.server import Server, Settings
+from triptych.engine.server.server import KILLED, Server, Settings
 from triptych.plan import plan_pools
 from triptych.record.folder import check_target
 from triptych.spec.deployment import Deployment
@@ -40,14 +42,16 @@ def serve(
 
     Returns:
         The exit code: 0 after it was told to stop, 2 where the worker says that the deployment cannot be
-        served (on standard error), 1 where it dies too often, 130 after a second signal.
+        served (on standard error), 1 where it dies too often. A second signal ends the process, with 130.
 
     Raises:
         SpecError: the deployment, or a setting, is wrong.
     """
     logging.basicConfig(stream=sys.stderr, format="triptych: %(message)s", level=logging.WARNING)
     declared = Deployment.load(deployment, overrides)
-    plan_pools(declared, deployment)  # what is wrong with it is said before the worker has started
+    # What is wrong with it is said at once, before the worker has started.
+    only_pool(declared, deployment)
+    plan_pools(declared, deployment)
     if record is not None:
         check_target(record)
 
@@ -67,11 +71,15 @@ def serve(
             file = directory / deployment.name
             file.write_text(declared.to_yaml(), encoding="utf-8")
         command = [sys.executable, "-m", "triptych.engine.worker", "--deployment", str(file)]
+        command += ["--declared-in", str(deployment)]
         if record is not None:
             command += ["--record", str(record)]
         server = Server(settings or Settings(), names, load, command, directory)
         with asyncio.Runner(loop_factory=server.loop_factory) as runner:
-            return runner.run(server.run())
+            code = runner.run(server.run())
+    if code == KILLED:
+        os._exit(code)  # at once: threads in the midst of loading or of an image would hold up the end
+    return code
 
 
 def _folder() -> str | None:

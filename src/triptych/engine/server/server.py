@@ -32,7 +32,9 @@ MAX_IMAGE_BYTES = 20 * 2**20
 _BACKLOG = 4096
 _HELD_BODIES = 2 * 2**30
 """Bytes of bodies, with the images in them, that are held at once."""
-_KILLED = 130
+_SAME_FAULT = 3.0
+"""Seconds between front end and worker finding the same fault of a model, at the most."""
+KILLED = 130
 """Exit code after a second signal, as of a shell that reports an interrupt."""
 
 
@@ -129,7 +131,9 @@ class Server:
         try:
             await _first(worker, drained, http, loaded)
             failed = loaded.done() and loaded.exception() is not None
-            if loaded.done() and not failed:
+            if failed:  # the worker, which reads the same model, may be about to say the same
+                await asyncio.wait({worker}, timeout=_SAME_FAULT)
+            elif loaded.done():
                 await _first(worker, drained, http)
             self.front.draining = True
             if worker.done():
@@ -140,7 +144,8 @@ class Server:
                     self._hurried.set()
                 await self._stop_worker()
                 await worker
-                code = _KILLED if self._hurried.is_set() else 0
+                await self._unless_hurried(loaded)  # its thread cannot be stopped
+                code = KILLED if self._hurried.is_set() else 0
             self._http.should_exit = True
             self._http.force_exit = self._hurried.is_set()
             await http
@@ -161,22 +166,26 @@ class Server:
 
     async def _drain(self) -> None:
         await self._interrupted.wait()
-        logger.warning("stopping: %d requests are under way", self.front.in_flight)
+        count = self.front.in_flight
+        under_way = f": {count} request{' is' if count == 1 else 's are'} under way" if count else ""
+        logger.warning("stopping%s; Ctrl-C again ends it at once", under_way)
         answered = asyncio.create_task(self._answered())
-        hurried = asyncio.create_task(self._hurried.wait())
-        await asyncio.wait({answered, hurried}, return_when=asyncio.FIRST_COMPLETED)
+        await self._unless_hurried(answered)
         answered.cancel()
-        hurried.cancel()
 
     async def _stop_worker(self) -> None:
         """Gives the worker time to write its record, unless there is a hurry."""
         stop = asyncio.create_task(self.supervisor.stop())
-        hurried = asyncio.create_task(self._hurried.wait())
-        await asyncio.wait({stop, hurried}, return_when=asyncio.FIRST_COMPLETED)
-        hurried.cancel()
+        await self._unless_hurried(stop)
         if not stop.done():
             stop.cancel()
             await self.supervisor.stop(at_once=True)
+
+    async def _unless_hurried(self, task: asyncio.Task[Any]) -> None:
+        """Waits until a task has ended, or there is a hurry."""
+        hurried = asyncio.create_task(self._hurried.wait())
+        await _first(task, hurried)
+        hurried.cancel()
 
     async def _answered(self, limit: float = float("inf")) -> None:
         """Waits until no request is under way."""

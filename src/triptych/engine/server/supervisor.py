@@ -140,6 +140,7 @@ class Supervisor:
             *addresses,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=sys.stderr.fileno(),
+            start_new_session=True,  # Ctrl-C reaches this server alone, which decides what becomes of it
             env=_THREADS | os.environ,
         )
         self._process, self._link = process, link

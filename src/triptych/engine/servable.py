@@ -1,0 +1,74 @@
+"""What the engine can serve, told from the declaration alone: importing torch takes seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from triptych import catalog
+from triptych.spec.base import SpecError
+from triptych.spec.deployment import Deployment, Pool
+
+FORMATS = ("fp32", "bf16", "fp16")
+"""Of numbers that are served."""
+
+
+def only_pool(deployment: Deployment, file: str | Path | None = None) -> tuple[str, Pool]:
+    """Name and declaration of the one pool of a deployment that a single process can serve.
+
+    Args:
+        deployment: what is to be served.
+        file: where it was declared, for errors.
+
+    Raises:
+        SpecError: it takes more than one process, or number formats or a model that are not served.
+    """
+    if len(deployment.pools) > 1:
+        problem = f"{len(deployment.pools)} pools cannot be served yet; declare one pool that runs all phases"
+        raise SpecError("pools", problem, file=file)
+    ((name, pool),) = deployment.pools.items()
+    if pool.instances > 1:
+        problem = f"{pool.instances} instances cannot be served yet; use instances: 1"
+        raise SpecError(f"pools.{name}.instances", problem, file=file)
+    if pool.parallel.devices > 1:
+        problem = f"{pool.parallel.devices} devices cannot be served yet; leave parallel out"
+        raise SpecError(f"pools.{name}.parallel", problem, file=file)
+    if pool.scheduler.lookahead:
+        problem = "lookahead cannot be served yet: the engine forms a batch when the last has ended; remove it"
+        raise SpecError(f"pools.{name}.scheduler.lookahead", problem, file=file)
+    _check_formats(name, pool, file)
+    if not deployment.model.startswith(catalog.RANDOM):
+        check_checkpoint(deployment.model, file=file)
+    return name, pool
+
+
+def check_checkpoint(name: str, *, field: str = "model", file: str | Path | None = None) -> None:
+    """Checks that a name is a folder.
+
+    Args:
+        name: of a model, without `random:`.
+        field: where it was written, for errors.
+        file: likewise.
+
+    Raises:
+        SpecError: it is none.
+    """
+    if Path(name).is_dir():
+        return
+    try:
+        catalog.config(name)
+    except SpecError:
+        problem = f"there is no folder {name}; name that of a checkpoint, or random:NAME for random weights"
+    else:
+        problem = f"{name} is no checkpoint folder; name one, or {catalog.RANDOM}{name} for random weights"
+    raise SpecError(field, problem, file=file)
+
+
+def _check_formats(name: str, pool: Pool, file: str | Path | None) -> None:
+    formats = pool.precision
+    field = f"pools.{name}.precision"
+    if not formats.weights == formats.kv == formats.compute:
+        problem = "weights, kv and compute differ, which cannot be served yet; give them the same format"
+        raise SpecError(field, problem, file=file)
+    if formats.weights not in FORMATS:
+        problem = f"{formats.weights} cannot be served yet; use one of {', '.join(FORMATS)}"
+        raise SpecError(field, problem, file=file)
