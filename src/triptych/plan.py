@@ -22,6 +22,8 @@ from triptych.spec.deployment import Deployment, Pool
 from triptych.spec.device import Device, Node
 from triptych.spec.model import Model
 
+RELATIVES = "relatives"
+"""As a pool's profile: efficiencies of what was measured on devices of the same architecture."""
 _PHASES = {"encode": ENCODE, "prefill": PREFILL, "decode": DECODE}
 EMBEDDING_BLOCK = 16
 """Tokens in one block of image embeddings."""
@@ -109,6 +111,9 @@ def plan_pools(deployment: Deployment, file: str | Path | None = None) -> list[P
         device = catalog.device(pool.device, field=f"{field}.device", file=file)
         node = None if pool.node is None else catalog.node(pool.node, field=f"{field}.node", file=file)
         _check_node(device, node, field, file)
+        if RELATIVES in pool.profile:
+            device = _related(device, pool, field, file)
+            pool = pool.model_copy(update={"profile": ()})
         _check_budget(pool, field, file)
         memory = plan_memory(model, device, pool, field=field, file=file)
         times = _measured(model, device, node, pool, field, file) if pool.profile else None
@@ -119,6 +124,16 @@ def plan_pools(deployment: Deployment, file: str | Path | None = None) -> list[P
     _check_prefix_caches(deployment, file)
     _check_kv_precision(deployment, file)
     return plans
+
+
+def _related(device: Device, pool: Pool, field: str, file: str | Path | None) -> Device:
+    from triptych.cost.relatives import with_efficiency_of_relatives
+    from triptych.profiles.library import profiles
+
+    if len(pool.profile) > 1:
+        problem = f"{RELATIVES} stands for itself alone; remove the others, or it"
+        raise SpecError(f"{field}.profile", problem, file=file)
+    return with_efficiency_of_relatives(device, profiles(), field=f"{field}.profile", file=file)
 
 
 def _measured(

@@ -40,8 +40,8 @@ REFUSED = [
     (whole(instances=2), "pools.all.instances: 2 instances cannot be served yet; use instances: 1"),
     (
         whole(scheduler={"policy": "unified", "lookahead": True}),
-        "pools.all.scheduler.lookahead: lookahead cannot be served yet: the engine forms a batch when the last "
-        "has ended; remove it",
+        "pools.all.scheduler.lookahead: lookahead cannot be served yet: the engine forms a batch when the "
+        "last has ended; remove it",
     ),
     (whole(parallel={"tensor": 2}), "pools.all.parallel: 2 devices cannot be served yet; leave parallel out"),
     (whole(precision={"kv": "fp8"}), "pools.all.precision: weights, kv and compute differ"),

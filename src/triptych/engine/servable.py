@@ -33,8 +33,8 @@ def only_pool(deployment: Deployment, file: str | Path | None = None) -> tuple[s
         problem = f"{pool.parallel.devices} devices cannot be served yet; leave parallel out"
         raise SpecError(f"pools.{name}.parallel", problem, file=file)
     if pool.scheduler.lookahead:
-        problem = "lookahead cannot be served yet: the engine forms a batch when the last has ended; remove it"
-        raise SpecError(f"pools.{name}.scheduler.lookahead", problem, file=file)
+        problem = "lookahead cannot be served yet: the engine forms a batch when the last has ended"
+        raise SpecError(f"pools.{name}.scheduler.lookahead", f"{problem}; remove it", file=file)
     _check_formats(name, pool, file)
     if not deployment.model.startswith(catalog.RANDOM):
         check_checkpoint(deployment.model, file=file)

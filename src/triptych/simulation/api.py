@@ -166,6 +166,7 @@ def _record(
         meta={
             "version": __version__,
             "wall_seconds": wall_seconds,
+            "efficiencies": {plan.name: plan.device.efficiency.source for plan in plans},
             "predicted_from": predicted_from(lanes, [by_pool[place.pool].cost for place in owners]),
         },
     )
