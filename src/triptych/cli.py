@@ -218,6 +218,85 @@ def validate(
 
 
 @app.command()
+def calibrate(
+    run: Annotated[Path, typer.Argument(help="Record of a server, or the folder of a validation.")],
+    deployment: Annotated[Path, typer.Option(help="YAML file that was served.")],
+    out: Annotated[Path, typer.Option(help="YAML file to write.")] = Path("calibration.yaml"),
+    client: Annotated[
+        list[Path] | None,
+        typer.Option("--bench", help="What a client measured of the same run. May be given again."),
+    ] = None,
+) -> None:
+    """Fit host time, delays and efficiencies to a measured run; tell the error on what was held out."""
+    from triptych.validation.calibration_report import calibrate_and_report
+
+    calibrate_and_report(run, deployment, out=out, clients=client or [])
+
+
+profile = typer.Typer(invoke_without_command=True, help="Measure operators on the device at hand.")
+app.add_typer(profile, name="profile")
+
+
+@profile.callback()
+def _profile(
+    context: typer.Context,
+    model: Annotated[
+        str | None, typer.Option(help="Name of the catalogue, or a config.json; weights are random.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    tp: Annotated[str, typer.Option(metavar="DEGREES", help="Tensor parallelism, such as 1,2,4,8.")] = "1",
+    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "bf16",
+    out: Annotated[Path, typer.Option(help="Folder for the profile.")] = Path("profile"),
+    quick: Annotated[bool, typer.Option("--quick", help="A coarse grid of sizes.")] = False,
+    minutes: Annotated[
+        float | None, typer.Option(min=0.1, help="Nothing new is begun after so long.")
+    ] = None,
+    collectives: Annotated[
+        str | None, typer.Option(metavar="MEMBERS", help="Groups whose all-reduce is measured, such as 2.")
+    ] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Prompt tokens of a pass.")] = None,
+    max_batch: Annotated[int | None, typer.Option(min=1, help="Sequences that decode at once.")] = None,
+    max_context: Annotated[int | None, typer.Option(min=1, help="Tokens of a request.")] = None,
+    max_patches: Annotated[int | None, typer.Option(min=1, help="Patches of an image.")] = None,
+    repeats: Annotated[int | None, typer.Option(min=2, help="Measured passes over each batch.")] = None,
+) -> None:
+    """Measure a model's operators as the engine runs them; Ctrl-C loses nothing that is finished."""
+    if context.invoked_subcommand is not None:
+        return
+    if model is None:
+        raise SpecError("--model", "name the model to measure, or use `triptych profile list`")
+    with _needs("profile", "engine"):
+        from triptych.profiler.console import profile_and_report
+    finished = profile_and_report(
+        model,
+        device=device,
+        tp=_degrees("--tp", tp),
+        precision=precision,
+        out=out,
+        quick=quick,
+        minutes=minutes,
+        collectives=_degrees("--collectives", collectives) if collectives else (),
+        max_tokens=max_tokens,
+        max_batch=max_batch,
+        max_context=max_context,
+        max_patches=max_patches,
+        repeats=repeats,
+    )
+    if not finished:
+        raise typer.Exit(130)
+
+
+@profile.command("list")
+def profile_list() -> None:
+    """List the profiles that deployments can name."""
+    from triptych.profiles.library import profiles
+    from triptych.profiles.readers.aiconfigurator import installed_aiconfigurator
+    from triptych.report.profiles import print_profiles
+
+    print_profiles(profiles(), installed_aiconfigurator())
+
+
+@app.command()
 def models() -> None:
     """List the models of the catalogue."""
     from triptych.report.catalogue import print_models
@@ -231,6 +310,14 @@ def devices() -> None:
     from triptych.report.catalogue import print_devices
 
     print_devices()
+
+
+def _degrees(option: str, text: str) -> list[int]:
+    """Whole numbers above 0, divided by commas."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdigit() and int(part) for part in parts):
+        raise SpecError(option, f"{text!r} must be whole numbers from 1, such as 1,2,4")
+    return [int(part) for part in parts]
 
 
 @contextmanager
