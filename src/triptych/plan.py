@@ -40,6 +40,7 @@ class PoolPlan:
     node: Node | None
     memory: MemoryPlan
     cost: IterationCost
+    calibration: Calibration | None = None
 
     @property
     def phases(self) -> list[Phase]:
@@ -104,7 +105,7 @@ def plan_pools(deployment: Deployment, file: str | Path | None = None) -> list[P
         SpecError: a name is unknown, the parallelism is not legal, or the model does not fit.
     """
     model = catalog.model(deployment.model, field="model", file=file)
-    calibration = None if deployment.calibration is None else Calibration.load(deployment.calibration)
+    calibration = _calibration(deployment, file)
     plans = []
     for name, pool in deployment.pools.items():
         field = f"pools.{name}"
@@ -120,10 +121,21 @@ def plan_pools(deployment: Deployment, file: str | Path | None = None) -> list[P
         cost = IterationCost(
             model, device, node, pool, times=times, calibration=calibration, field=field, file=file
         )
-        plans.append(PoolPlan(name, pool, model, device, node, memory, cost))
+        plans.append(PoolPlan(name, pool, model, device, node, memory, cost, calibration))
     _check_prefix_caches(deployment, file)
     _check_kv_precision(deployment, file)
     return plans
+
+
+def _calibration(deployment: Deployment, file: str | Path | None) -> Calibration | None:
+    """That of a deployment, from the working directory or from the deployment's own."""
+    if deployment.calibration is None:
+        return None
+    path = Path(deployment.calibration)
+    beside = path if file is None else Path(file).parent / path
+    if not path.exists() and not beside.exists():
+        raise SpecError("calibration", f"{path}: no such file", file=file)
+    return Calibration.load(path if path.exists() else beside)
 
 
 def _related(device: Device, pool: Pool, field: str, file: str | Path | None) -> Device:

@@ -90,6 +90,7 @@ def simulator(
     kind: type[Simulator] = Simulator,
     jump: bool = True,
     lookahead: bool = False,
+    delay: float = 0.0,
     **knobs: Any,
 ) -> Simulator:
     """A simulator of pools named by their number, `instances` each, all with the same policy and cost.
@@ -111,10 +112,11 @@ def simulator(
         kind: class of the simulator.
         jump: as `Simulator`.
         lookahead: of every lane.
+        delay: as `Simulator`.
         knobs: of the scheduler.
     """
     hashed = block_size if prefix_cache else None
-    made = kind(Traffic(traffic, _TEXT_MODEL, hash_block_size=hashed), jump=jump)
+    made = kind(Traffic(traffic, _TEXT_MODEL, hash_block_size=hashed), jump=jump, delay=delay)
     numbers = count()
 
     def instance(number: int, pool: int, phases: tuple[Phase, ...]) -> Instance:

@@ -275,3 +275,28 @@ def test_a_poke_while_a_batch_is_formed_keeps_it_to_one_iteration() -> None:
         (2.5, 1, 1),
         (3.5, 1, 2),
     ]
+
+
+def test_what_a_front_end_takes_is_between_arrival_and_batch() -> None:
+    """Sent at 0.5, seen at 0.75: the record has the client's times."""
+    made = stubs.simulator(stubs.requests([0.5], 4, 2), ONE_SECOND, delay=0.25)
+    made.run()
+    assert made.recorder.arrival[0] == 0.5
+    assert made.recorder.prefill_start[0] == 0.75
+    assert made.recorder.end[0] == 2.75
+
+
+def test_in_a_closed_loop_every_request_passes_the_front_end() -> None:
+    made = stubs.simulator(stubs.closed_loop(1, [4, 4], [1, 1]), ONE_SECOND, delay=0.25)
+    made.run()
+    assert list(made.recorder.arrival) == [0.0, 1.25]
+    assert list(made.recorder.end) == [1.25, 2.5]
+
+
+def test_who_gives_up_in_the_front_end_never_reaches_a_scheduler() -> None:
+    traffic = stubs.requests([0.0, 0.5], 4, [2, 2], patience=[inf, 0.125])
+    made = stubs.simulator(traffic, ONE_SECOND, delay=0.25)
+    made.run()
+    assert made.recorder.end[1] == 0.625
+    assert made.recorder.end[0] == 2.25
+    assert made.done == 2

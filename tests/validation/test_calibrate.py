@@ -22,6 +22,8 @@ from triptych.spec.base import SpecError
 from triptych.spec.calibration import Calibration, Factors
 from triptych.spec.deployment import Deployment
 from triptych.spec.workload import WorkloadSpec
+from triptych.validation import calibrate as calibrate_module
+from triptych.validation import calibration_fit as fit_module
 from triptych.validation.calibrate import ALL, Calibrated, calibrate, host_time
 from triptych.validation.calibration_delays import delays, link_share, paired
 from triptych.validation.calibration_fit import CLASSES, Observed, fit, relative_errors
@@ -236,10 +238,11 @@ class TestCalibrate:
         whole = found.errors[0]
         assert whole.kind == ALL
         assert whole.batches + found.batches == len(RUN.lanes[0])
-        assert whole.before[0] > 0.3
-        assert whole.before[1] < -0.3
-        assert whole.after[0] < 1.25 * HALF_WITHIN
-        assert abs(whole.after[1]) < 0.01
+        assert whole.before.median > 0.3
+        assert whole.before.mean < -0.3
+        assert whole.after.median < 1.25 * HALF_WITHIN
+        assert abs(whole.after.mean) < 0.01
+        assert abs(whole.after.total) < 0.01
         assert sum(error.batches for error in found.errors[1:]) == whole.batches
 
     def test_undoes_what_a_calibrated_simulation_has_done(self, tmp_path: Path, deployment: Path) -> None:
@@ -248,7 +251,7 @@ class TestCalibrate:
         file.write_text(TRUE.to_yaml())
         run = replace(simulated(f"{DEPLOYMENT}calibration: {file}\n"), producer="serve")
         found = calibrate(written(run, tmp_path / "run"), deployment)
-        assert found.errors[0].after[0] < 1e-3
+        assert found.errors[0].after.median < 1e-3
         assert found.calibration.iteration == pytest.approx(TRUE.iteration, rel=0.05)
         assert found.calibration.sequence == pytest.approx(TRUE.sequence, rel=0.05)
         assert found.calibration.image == pytest.approx(TRUE.image, rel=0.05)
@@ -280,6 +283,21 @@ class TestCalibrate:
         assert "fitted" in said["batches"] and "held out" in said["batches"]
         assert said["error_before"].startswith("median")
         assert "front_end" in said["notes"]
+
+    def test_says_so_where_a_few_batches_take_far_longer_than_their_likes(
+        self, tmp_path: Path, deployment: Path
+    ) -> None:
+        """Which no prediction knows of, but every latency."""
+        run = served()
+        (lane,) = run.lanes
+        first = lane["first"] * np.where(np.arange(len(lane)) % 11 == 0, 4.0, 1.0)
+        stalled = replace(run, lanes=[LaneLog(0, 0, {**lane.columns, "first": first})])
+        found = calibrate(written(stalled, tmp_path / "run"), deployment)
+        assert found.errors[0].after.median < 1.5 * HALF_WITHIN
+        assert found.errors[0].after.total < -0.1
+        assert any("took far longer than their likes" in note for note in found.notes)
+        calm = calibrate(written(run, tmp_path / "run"), deployment)
+        assert not any("their likes" in note for note in calm.notes)
 
     def test_one_device_has_no_collectives(self, tmp_path: Path, deployment: Path) -> None:
         alone = DEPLOYMENT.replace("tensor: 2", "tensor: 1")
@@ -494,3 +512,13 @@ class TestReport:
         out = deployment / "calibration.yaml"
         with pytest.raises(SpecError, match="--out: cannot be written"):
             write_calibration(Calibration(), out)
+
+
+def test_the_document_describes_every_coefficient_and_says_what_the_code_does() -> None:
+    text = (Path(__file__).parents[2] / "docs/calibration.md").read_text(encoding="utf-8")
+    single = [name for name in Calibration.model_fields if name not in ("factors", "provenance")]
+    for name in (*single, *(f"factors.{name}" for name in CLASSES)):
+        assert f"| `{name}` |" in text
+    assert f"fewer than {calibrate_module._FEWEST}" in text
+    assert f"beyond {fit_module._HUBER} standard deviations" in text
+    assert f"the prior's standard deviation is {fit_module._UNSURE_SPREAD}" in text

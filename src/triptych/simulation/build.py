@@ -14,6 +14,7 @@ from triptych.simulation.lane import Lane, Lockstep, PipelineLane
 from triptych.simulation.simulator import Instance, Simulator, Way
 from triptych.simulation.traffic import Traffic
 from triptych.spec.base import SpecError
+from triptych.spec.calibration import Calibration
 from triptych.spec.deployment import Deployment
 from triptych.workload import Requests
 
@@ -38,7 +39,14 @@ def build(
         raise SpecError("pools", problem, file=file)
     block_size = _hash_block_size(deployment)
     traffic = Traffic(requests, model, hash_block_size=block_size)
-    simulator = Simulator(traffic, jump=jump, max_context=model.text.max_context)
+    known = plans[0].calibration or Calibration()
+    simulator = Simulator(
+        traffic,
+        jump=jump,
+        max_context=model.text.max_context,
+        delay=known.front_end + known.answer,
+        delay_per_image=known.front_end_image,
+    )
     lane_numbers = count()
     for plan in plans:
         first = len(simulator.instances)
@@ -93,9 +101,10 @@ def _way(deployment: Deployment, source: PoolPlan, target: PoolPlan) -> Way:
         port(source.device, source.node, source.pool.parallel),
         port(target.device, target.node, target.pool.parallel),
     )
+    share = 1.0 if source.calibration is None else source.calibration.link_share
     return Way(
-        out=out.bandwidth,
-        into=into.bandwidth,
+        out=out.bandwidth * share,
+        into=into.bandwidth * share,
         latency=max(out.latency, into.latency),
         bytes_per_token=(
             0.0,

@@ -59,9 +59,20 @@ class Simulator:
         traffic: the requests.
         jump: whether repeated batches are run in one leap; the result is the same, to rounding.
         max_context: tokens that the model's positions reach: a longer request is rejected.
+        delay: seconds from a client's sending a request until a scheduler sees it, and until the client has
+            an answer that is out; the two are one here, since a constant shifts all alike.
+        delay_per_image: more of it for every image.
     """
 
-    def __init__(self, traffic: Traffic, *, jump: bool = True, max_context: int = maxsize) -> None:
+    def __init__(
+        self,
+        traffic: Traffic,
+        *,
+        jump: bool = True,
+        max_context: int = maxsize,
+        delay: float = 0.0,
+        delay_per_image: float = 0.0,
+    ) -> None:
         self.jump = jump
         self.traffic = traffic
         self.recorder = Recorder(len(traffic))
@@ -69,6 +80,9 @@ class Simulator:
         self.instances: list[Instance] = []
         self.serving: list[list[Instance]] = [[] for _ in Phase]
         """By phase, the instances that run it."""
+        self._delay, self._delay_per_image = delay, delay_per_image
+        self._coming: set[Request] = set()
+        """Sent by their clients, and seen by no scheduler yet."""
         self._max_context = max_context
         """Tokens that a request may have: of the model, or of the smallest KV cache."""
         self._embeddings: list[EmbeddingCache] = []
@@ -135,7 +149,7 @@ class Simulator:
     # A request's way ---------------------------------------------------------------------------------
 
     def _arrive(self, now: float) -> Lane | None:
-        """The next request comes; returns the lane that it was added to, if it could be."""
+        """The next request comes; returns the lane that it was added to, if it could be and is there."""
         index = self._next
         self._next = index + 1
         request = self.traffic.request(index)
@@ -151,9 +165,23 @@ class Simulator:
         patience = self.traffic.patience(index)
         if patience < inf:
             self.at(now + patience, self._give_up, request)
+        delay = self._delay + self._delay_per_image * len(request.images)
+        if delay > 0:
+            self._coming.add(request)
+            self.at(now + delay, self._enter, request)
+            return None
+        return self._add(request)
+
+    def _add(self, request: Request) -> Lane:
         lane = self._route(request)
         lane.add(request)
         return lane
+
+    def _enter(self, now: float, request: Request) -> None:
+        """A request has passed the front end."""
+        if request in self._coming:
+            self._coming.remove(request)
+            self._add(request).runner.poke(now)
 
     def _foresee_arrival(self, time: float) -> None:
         if time < inf:
@@ -186,10 +214,11 @@ class Simulator:
                 lane.runner.poke(0.0)
 
     def _next_servable(self, now: float) -> Lane | None:
-        """Closed loop: the next request that can be served comes; None if there are no more."""
+        """Closed loop: the next request that can be served comes; its lane, if it is there at once."""
         while self._next < len(self.traffic):
+            rejected = self.done
             lane = self._arrive(now)
-            if lane is not None:
+            if self.done == rejected:
                 return lane
         return None
 
@@ -285,6 +314,12 @@ class Simulator:
         """Ends a request that nobody waits for any more, as soon as what works on it allows."""
         if request.status.ended:
             return
+        if request in self._coming:
+            self._coming.remove(request)
+            request.status = status
+            self.recorder.close(request, now)
+            self._count(now)
+            return
         if request.status is TRANSFERRING:
             self._doomed[request] = status
             return
@@ -305,6 +340,10 @@ class Simulator:
                 source.runner.poke(now)
         del self._place[request]
         self._unroute(request)
+        self._count(now)
+
+    def _count(self, now: float) -> None:
+        """One more has ended; in a closed loop the next comes."""
         self.done += 1
         if self.traffic.concurrency is not None:
             lane = self._next_servable(now)
