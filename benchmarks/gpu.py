@@ -18,7 +18,11 @@ from pathlib import Path
 
 import torch
 
+from triptych import catalog
+
 ROOT = Path(__file__).resolve().parent.parent
+PROFILED = ("Llama-3-8B", "Qwen2.5-VL-7B", "Qwen2.5-VL-72B", "Qwen3-30B-A3B", "OPT-125M")
+TENSOR = (1, 2, 4, 8)
 
 
 def main() -> int:
@@ -26,6 +30,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--device", default="H200", help="name in the device catalogue of the one at hand")
+    parser.add_argument("--minutes", type=float, default=8.0, help="of profiling, all models together")
+    parser.add_argument(
+        "--only", metavar="PART", default="", help="parts whose name begins so: engine, profile"
+    )
     options = parser.parse_args()
     if not torch.cuda.is_available():
         print("gpu: torch finds no CUDA device", file=sys.stderr)
@@ -36,6 +44,10 @@ def main() -> int:
         "engine_tests": (["-m", "pytest", "tests/engine", "-p", "no:cacheprovider"], 240),
         "engine_speed": ([*speed, "--json", str(options.out.resolve() / "engine_speed.json")], 300),
     }
+    parts |= profiles(options.out.resolve() / "profiles", options.minutes)
+    parts = {name: part for name, part in parts.items() if name.startswith(options.only)}
+    if not parts:
+        parser.error(f"the name of no part begins with {options.only}")
     environment = {**os.environ, "TRIPTYCH_TEST_DEVICE": "cuda", "PYTHONPATH": str(ROOT / "src")}
     results = {name: run(name, *part, options.out, environment) for name, part in parts.items()}
     about = {
@@ -49,6 +61,18 @@ def main() -> int:
     (options.out / "about.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(about, indent=2))
     return int(any(result != "passed" for result in results.values()))
+
+
+def profiles(out: Path, minutes: float) -> dict[str, tuple[list[str], int]]:
+    """A part for each model, all with the same time; starting and building comes on top of it."""
+    each = minutes / len(PROFILED)
+    parts = {}
+    for model in PROFILED:
+        degrees = ",".join(str(degree) for degree in TENSOR if catalog.model(model).text.heads % degree == 0)
+        command = ["-m", "triptych", "profile", "--model", model, "--device", "cuda", "--tp", degrees]
+        command += ["--minutes", f"{each:.2f}", "--out", str(out)]
+        parts[f"profile_{model}"] = (command, round(each * 60) + 120)
+    return parts
 
 
 def run(name: str, arguments: list[str], seconds: int, out: Path, environment: dict[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""OpenVINO GenAI, in an environment of its own: openvino-genai, optimum-intel and the transformers that it takes."""
+"""OpenVINO GenAI, in an environment of its own: openvino-genai, optimum-intel, and the transformers they take."""
 
 from __future__ import annotations
 
