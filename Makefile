@@ -47,7 +47,7 @@ gpu:  ## engine tests and speed on the CUDA device at hand, in the environment a
 
 # What users run: the simulator's hot path compiled where there is a C compiler, plain Python where there is
 # none. Built from a copy, so that no compiled module ever hides an edited source.
-$(VENV)/installed: pyproject.toml $(shell find src -name '*.py' -o -name '*.json' -o -name '*.yaml') | $(VENV)/bin/python
+$(VENV)/installed: pyproject.toml $(shell find src -name '*.py' -o -name '*.json' -o -name '*.yaml' -o -name '*.parquet') | $(VENV)/bin/python
 	rm -rf $(VENV)/build && mkdir $(VENV)/build && cp -r src pyproject.toml README.md LICENSE $(VENV)/build/
 	@if command -v cc >/dev/null; then echo "Compiling the simulator's hot path: once, about a minute"; fi
 	@{ command -v cc && HATCH_BUILD_HOOKS_ENABLE=1 $(INSTALL) '$(VENV)/build[engine,bench]'; } >$(VENV)/build.log 2>&1 \

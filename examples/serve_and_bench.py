@@ -6,6 +6,7 @@ python examples/serve_and_bench.py [DEPLOYMENT [WORKLOAD]]
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -14,7 +15,8 @@ import triptych
 from triptych.report.table import print_summary
 from triptych.spec.base import SpecError
 from triptych.validation.api import validate
-from triptych.validation.console import RooflineNote, watched
+from triptych.validation.console import say, watched
+from triptych.validation.profiling import ProfileOnce
 from triptych.validation.server import Interrupted
 from triptych.validation.table import print_means
 
@@ -43,9 +45,8 @@ def compare(deployment: Path, workload: Path) -> None:
     print_summary(triptych.summarise(triptych.simulate(deployment, workload)), console)
     console.print("\n[bold]Measured[/]: the server starts, and answers the same requests", highlight=False)
     with watched() as progress:
-        found = validate(
-            deployment, workload, OUT, repeats=1, ensure_profile=RooflineNote(console), progress=progress
-        )
+        known = ProfileOnce(partial(say, console))
+        found = validate(deployment, workload, OUT, repeats=1, ensure_profile=known, progress=progress)
     (level,) = found.levels
     print_summary(triptych.summarise(level.measured[0]), console)
     console.print("\n[bold]Predicted for the requests as they were sent, beside measured[/] (means)\n")

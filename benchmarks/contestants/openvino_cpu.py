@@ -1,4 +1,4 @@
-"""OpenVINO GenAI, in an environment of its own: openvino-genai, optimum-intel, and the transformers they take."""
+"""OpenVINO GenAI, in an environment of its own: openvino-genai, optimum-intel and their transformers."""
 
 from __future__ import annotations
 

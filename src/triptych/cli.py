@@ -201,6 +201,9 @@ def validate(
         float | None,
         typer.Option(metavar="PERCENT", help="Exit code 1 if a mean or P90 of a latency is off by more."),
     ] = None,
+    measure: Annotated[
+        bool, typer.Option(help="Measure operators first, once, where no profile of them is known.")
+    ] = True,
     override: Annotated[
         list[str] | None,
         typer.Option(
@@ -212,7 +215,14 @@ def validate(
     with _needs("validate", "engine,bench,figures"):
         from triptych.validation.console import validate_and_report
     code = validate_and_report(
-        deployment, workload, override or [], out=out, repeats=repeats, load=load, within=within
+        deployment,
+        workload,
+        override or [],
+        out=out,
+        repeats=repeats,
+        load=load,
+        within=within,
+        measure=measure,
     )
     raise typer.Exit(code)
 

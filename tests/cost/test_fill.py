@@ -221,3 +221,18 @@ def test_every_operator_is_in_the_tables_or_on_the_roofline() -> None:
         if operator.kind != "attention" and not known(operator):
             load = Load(np.array([64.0]), NONE, NONE)
             assert times.seconds(operator, load)[0] == pytest.approx(ideal(operator.name, 64))
+
+
+def test_attention_over_images_is_looked_up_image_by_image() -> None:
+    model, pool = shapes.TINY_VISION, shapes.pool(("encode", "prefill", "decode"))
+    listed = operators(model, shapes.REAL, None, pool.parallel, Formats.of(pool.precision))
+    (full,) = (each for each in listed if each.name == "vision full attention")
+    patches = np.array([16, 64, 256])
+    columns = {"model": model.name, "units": patches, "seconds": patches * 1e-3}
+    measured = profile_of(INFO, {"operator": np.full(3, full.name, dtype=object), **columns})
+    found = fill([measured], model, listed, ROOF, Limits(4096, 8192, 128), tensor=1)
+    known = IterationCost(model, shapes.REAL, None, pool, times=MeasuredTimes(found, ROOF))
+    one, two = (shapes.batch(patches=[64] * count) for count in (1, 2))
+    without = IterationCost(model, shapes.REAL, None, pool).run(shapes.batch(patches=[64]))[0]
+    assert known.run(one)[0] - without == pytest.approx(full.times * 64e-3, rel=0.05)
+    assert known.run(two)[0] - known.run(one)[0] == pytest.approx(full.times * 64e-3, rel=0.05)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -86,6 +88,16 @@ def elsewhere(query: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tens
     tokens, context = query.shape[1], keys.shape[0]
     bias = None if tokens == 1 else attention.causal_lower_right(tokens, context)
     return attention._sdpa(query, keys, values, scale, bias)
+
+
+@pytest.mark.parametrize("asked", [{"softcap": 50.0}, {"s_aux": torch.zeros(1)}])
+def test_what_would_change_the_output_is_not_ignored(asked: dict[str, Any]) -> None:
+    rows = torch.zeros(1, 1, 1, 8)
+    pool = KVPool(layers=2, tokens=1, heads=1, head_dim=8, dtype=torch.float32, device="cpu")
+    batch = Pass(pool, [Piece(0, 1, 0, 0)], torch.zeros(1, dtype=torch.long))
+    attend(Layer(), rows, rows, rows, None, softcap=None, s_aux=None, kv=batch)
+    with pytest.raises(ValueError, match=next(iter(asked))):
+        attend(Layer(), rows, rows, rows, None, kv=batch, **asked)
 
 
 def test_a_forward_without_a_pass_is_refused() -> None:

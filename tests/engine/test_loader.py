@@ -116,6 +116,15 @@ def test_it_says_what_the_engine_asks(tmp_path: Path) -> None:
     assert images.model.config.vision_config._attn_implementation == "sdpa"
 
 
+@pytest.mark.parametrize("kind", ["linear_attention", "chunked_attention"])
+def test_layers_other_than_attention_are_refused(kind: str, tmp_path: Path) -> None:
+    config = {**tiny.CONFIGS["qwen3"], "layer_types": ["full_attention", kind]}
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(config))
+    with pytest.raises(SpecError, match=f"has layers with {kind}, which cannot be run"):
+        load(f"random:{file}", dtype=torch.float32)
+
+
 @pytest.mark.parametrize("name", tiny.CONFIGS)
 def test_random_models_have_something_to_say(name: str, tmp_path: Path) -> None:
     said = greedy(tiny.build(name, tmp_path, attention="eager", device="cpu"))

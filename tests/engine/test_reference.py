@@ -145,6 +145,20 @@ def plans(draw: st.DrawFn) -> Plan:
 @given(plan=plans())
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_greedy_output_is_that_of_transformers(name: str, plan: Plan) -> None:
+    check(name, plan)
+
+
+@pytest.mark.parametrize("policy", ["vllm", "sarathi", "unified"])
+@pytest.mark.parametrize("name", tiny.CONFIGS)
+def test_so_it_is_of_requests_that_were_preempted(name: str, policy: str) -> None:
+    requests = [(number, LONGEST) for number in (0, 1, 2, 3, 4, 5, 6, 7, 8, 4, 7)]
+    knobs = {"max_batch": 8, "max_tokens": 200 if policy == "vllm" else 60}
+    engine = check(name, Plan(policy, knobs, 32, 4, prefix_cache=True, requests=requests, seed=5))
+    assert engine.load().preemptions > 0
+
+
+def check(name: str, plan: Plan) -> Engine:
+    """Runs a plan and holds what comes out to the reference."""
     model, prompts = family(name).model, family(name).prompts
     kv = KVCache(plan.blocks, plan.block_size, prefix_cache=plan.prefix_cache)
     embeddings = EmbeddingCache(12, 4) if model.image_token_id is not None else None
@@ -180,3 +194,4 @@ def test_greedy_output_is_that_of_transformers(name: str, plan: Plan) -> None:
         else:
             assert got[str(number)] == expected
     assert engine.scheduler.kv.used == 0
+    return engine

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from triptych.engine import sampler
 from triptych.engine.messages import Sampling
 from triptych.engine.sampler import Row, sample
 
@@ -66,11 +67,16 @@ def test_greedy_takes_the_likeliest() -> None:
         Sampling(max_tokens=1, top_p=1e-9),
         Sampling(max_tokens=1, min_p=0.3),
         Sampling(max_tokens=1, min_p=1.0),
+        Sampling(max_tokens=1, top_k=6, top_p=0.7),
         Sampling(max_tokens=1, temperature=2.0, top_k=5, top_p=0.9, min_p=0.1),
     ],
     ids=str,
 )
-def test_tokens_come_as_often_as_they_should(sampling: Sampling) -> None:
+@pytest.mark.parametrize("head", [1, 4, 1024])
+def test_tokens_come_as_often_as_they_should(
+    sampling: Sampling, head: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampler, "_HEAD", head)
     logits = torch.randn(VOCABULARY, generator=torch.Generator().manual_seed(3)) * 1.5
     probabilities = expected(logits.tolist(), sampling)
     counts = draws(logits, sampling)
@@ -81,6 +87,20 @@ def test_tokens_come_as_often_as_they_should(sampling: Sampling) -> None:
         else:
             deviation = math.sqrt(total * probability * (1 - probability))
             assert abs(count - total * probability) <= 5 * deviation + 1e-9
+
+
+def test_rows_are_cut_each_by_its_own_limits() -> None:
+    logits = torch.arange(12.0).repeat(4, 1) / 4
+    cuts = [Sampling(1, top_k=1), Sampling(1), Sampling(1, top_p=1e-9), Sampling(1, top_k=2)]
+    drawn = [sample(logits, [row(cut, None) for cut in cuts])[0] for _ in range(200)]
+    kept = [set(tokens) for tokens in zip(*drawn, strict=True)]
+    assert (kept[0], kept[2], kept[3]) == ({11}, {11}, {10, 11})
+    assert len(kept[1]) > 8
+
+
+def test_what_is_no_number_gives_a_token_all_the_same() -> None:
+    ((token,), _) = sample(torch.full((1, VOCABULARY), torch.nan), [row(Sampling(max_tokens=1))])
+    assert 0 <= token < VOCABULARY
 
 
 def test_equal_logits_are_all_drawn() -> None:

@@ -36,10 +36,22 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "llama": {**_GQA, "model_type": "llama"},
     "mistral": {**_GQA, "model_type": "mistral", "sliding_window": 24},
     "qwen2": {**_GQA, "model_type": "qwen2"},
+    "qwen2_moe": {
+        **_GQA,
+        **_MOE,
+        "model_type": "qwen2_moe",
+        "shared_expert_intermediate_size": 32,
+    },
     "qwen3": {**_GQA, "model_type": "qwen3", "head_dim": 32},
     "qwen3_moe": {**_GQA, **_MOE, "model_type": "qwen3_moe", "head_dim": 16},
     "mixtral": {**_GQA, "model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2},
     "phi": {**_TEXT, "model_type": "phi", "intermediate_size": 128},
+    "qwen2_vl": {
+        **_GQA,
+        **_IMAGES,
+        "model_type": "qwen2_vl",
+        "vision_config": {**_TOWER, "embed_dim": 32, "mlp_ratio": 2, "hidden_size": 64, "patch_size": 14},
+    },
     "qwen2_5_vl": {
         **_GQA,
         **_IMAGES,

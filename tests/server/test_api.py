@@ -189,6 +189,11 @@ def test_log_probabilities_of_a_completion(shared: Served) -> None:
     }
 
 
+def test_the_chosen_token_is_among_the_likeliest_of_a_completion_even_if_it_is_not(shared: Served) -> None:
+    logprobs = shared.complete({"say": "hi"}, logprobs=0, max_tokens=2).json()["choices"][0]["logprobs"]
+    assert logprobs["top_logprobs"] == [{"h": -0.5}, {"i": -0.5}]
+
+
 def test_log_probabilities_of_a_stream_cover_every_token_once(shared: Served) -> None:
     chunks = events(shared.chat({"say": "hé!"}, logprobs=True, stream=True).text)[:-1]
     scores = [chunk["choices"][0]["logprobs"] for chunk in chunks]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import threading
 import time
@@ -15,7 +16,7 @@ import pytest
 
 from triptych.engine.messages import ImageInput
 from triptych.engine.server.errors import ApiError
-from triptych.engine.server.fetch import read_data_url
+from triptych.engine.server.fetch import ImageSource, read_data_url
 from triptych.engine.server.prompts import expand
 from triptych.engine.server.server import Settings
 
@@ -70,7 +71,7 @@ def host() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def trusting(tmp_path_factory: pytest.TempPathFactory, host: str) -> Iterator[Served]:
-    settings = Settings(port=0, image_hosts=(host, "rebound.test"), max_body_mb=0.5)
+    settings = Settings(port=0, image_hosts=(host,), max_body_mb=0.5)
     with running(tmp_path_factory.mktemp("images"), settings, images=ByteImages()) as served:
         served.server._source._seconds = 0.5
         yield served
@@ -167,28 +168,47 @@ def test_a_host_is_trusted_on_its_port_alone(trusting: Served, host: str) -> Non
     assert _Host.asked == []
 
 
-def test_a_name_that_leads_into_the_private_network_is_refused(
-    trusting: Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = trusting.server._source
+def resolved(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> str:
+    """Fetches from a host whose name leads to these addresses; where the connection went."""
+    asked: list[httpx.Request] = []
 
-    async def allowed(url: str) -> None:
-        await source._address("rebound.test", 80)
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        return httpx.Response(200, stream=httpx.ByteStream(IMAGE))
 
     async def resolve(*_: object, **__: object) -> list[tuple[object, ...]]:
-        return [(2, 1, 6, "", ("93.184.216.34", 80)), (2, 1, 6, "", ("169.254.169.254", 80))]
+        return [(2, 1, 6, "", (address, 443)) for address in addresses]
 
-    import asyncio
-
-    async def check() -> None:
+    async def fetch() -> None:
         monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolve)
-        await allowed("http://rebound.test/")
+        source = ImageSource(["rebound.test"], max_bytes=100)
+        source._client = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+        assert await source.get("https://rebound.test/a.png?b=c") == IMAGE
 
-    with (
-        pytest.raises(ApiError, match="private address"),
-        asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner,
-    ):
-        runner.run(check())
+    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+        runner.run(fetch())
+    (request,) = asked
+    assert request.extensions["sni_hostname"] == request.headers["host"] == "rebound.test"
+    return str(request.url)
+
+
+def test_the_connection_goes_to_the_address_that_was_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resolved(monkeypatch, "93.184.216.34") == "https://93.184.216.34/a.png?b=c"
+    assert resolved(monkeypatch, "2606:2800::1") == "https://[2606:2800::1]/a.png?b=c"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "169.254.169.254", "10.0.0.1", "127.0.0.1", "0.0.0.0", "100.64.0.1", "224.0.0.1",
+        "::1", "fe80::1", "fd00::1", "::ffff:127.0.0.1", "64:ff9b::a9fe:a9fe", "2002:7f00:1::",
+    ],
+)  # fmt: skip
+def test_a_name_that_leads_into_the_private_network_is_refused(
+    monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    with pytest.raises(ApiError, match="private address"):
+        resolved(monkeypatch, "93.184.216.34", address)
 
 
 def test_a_data_url_is_the_file() -> None:

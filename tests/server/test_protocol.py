@@ -66,6 +66,11 @@ def test_top_k_of_minus_one_keeps_all() -> None:
     assert chat(top_k=-1).sampling(1, 0).top_k == 0
 
 
+def test_a_temperature_that_logits_cannot_be_divided_by_is_greedy() -> None:
+    assert chat(temperature=1e-300).sampling(1, 0).temperature == 0
+    assert chat(temperature=1e-4).sampling(1, 0).temperature == 1e-4
+
+
 def test_log_probabilities_have_two_shapes() -> None:
     assert chat().candidates is None
     assert chat(logprobs=True).candidates == 0
@@ -171,7 +176,9 @@ def test_fields_that_ask_for_what_is_not_there_are_refused(field: str, value: An
         ({"top_k": -2}, "top_k", ">= -1"),
         ({"min_p": 2}, "min_p", "<= 1"),
         ({"presence_penalty": 3}, "presence_penalty", "<= 2"),
-        ({"repetition_penalty": 0}, "repetition_penalty", "> 0"),
+        ({"repetition_penalty": 0}, "repetition_penalty", ">= 0.001"),
+        ({"repetition_penalty": 1e300}, "repetition_penalty", "<= 1000"),
+        ({"top_k": 2**64}, "top_k", "<= 2147483647"),
         ({"n": 0}, "n", ">= 1"),
         ({"n": 129}, "n", "<= 128"),
         ({"seed": 2**63}, "seed", ""),
@@ -226,7 +233,7 @@ def test_an_error_is_shaped_as_openai_shapes_it() -> None:
     assert error.body() == {
         "error": {
             "message": "no such model",
-            "type": "not_found_error",
+            "type": "invalid_request_error",
             "param": "model",
             "code": "model_not_found",
         }

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from triptych.cost.breakdown import Breakdown
 from triptych.cost.collectives import Wires, exchanges
 from triptych.cost.linear import NO_ATTENTION, AttentionTime, LinearAttention, TextAttention
-from triptych.cost.loads import NO_LOAD, Floats, Over, loads, window_patches
+from triptych.cost.loads import NO_LOAD, Floats, Load, Over, loads, window_patches
 from triptych.cost.operators import Formats, Operator, Part
 from triptych.cost.placement import operators, runs, stage_parts
 from triptych.cost.roofline import OperatorTimes, Roofline
@@ -74,6 +74,8 @@ class IterationCost:
         self._sends = exchanges(Wires(device, node), parallel).stage_sends
         self._launch = device.launch_overhead
         self._window_patches = window_patches(model)
+        self._image_attention = _Table(self._attention_of_image) if self._times.knows_images() else None
+        """Where it was measured, over the patches of one image."""
         self._parts = stage_parts(model, parallel.pipeline)
         layers = model.text.layers
         self._layer_shares = [parts["layer"] / layers for parts in self._parts]
@@ -171,15 +173,33 @@ class IterationCost:
     def _vision_seconds(self, batch: Batch) -> float:
         """The whole vision tower over the images of a batch."""
         patches = pairs = 0
+        measured = 0.0
         for _, image in batch.images:
             patches += image.patches
             pairs += image.patches * image.patches
+            if self._image_attention is not None:
+                measured += self._image_attention.at(image.patches)
+        if self._image_attention is not None:
+            return self._patches.at(patches) + measured + len(batch.images) * self._image
         seconds = self._patches.at(patches) + self._full.seconds(patches, pairs, 0)
         seconds += len(batch.images) * self._image
         if self._window_patches is not None:
             near = min(patches * self._window_patches, pairs)
             seconds += self._windowed.seconds(patches, near, 0)
         return seconds
+
+    def _attention_of_image(self, patches: Floats) -> Floats:
+        """Attention of all blocks of the vision tower over one image."""
+        near = patches * patches
+        if self._window_patches is not None:
+            near = np.minimum(patches * self._window_patches, near)
+        total = np.zeros_like(patches)
+        for operator in self._operators:
+            if operator.over in ("full", "window"):
+                pairs = near if operator.over == "window" else patches * patches
+                load = Load(patches, pairs, np.zeros(1))
+                total += operator.times * self._factor(operator) * self._times.seconds(operator, load)
+        return total
 
     # Tables ------------------------------------------------------------------------------------------
 

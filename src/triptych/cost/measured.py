@@ -69,6 +69,12 @@ class MeasuredTimes:
             tables.prefill, tables.decode, tables.joint, unequal=tables.unequal, layers=layers
         )
 
+    def knows_images(self) -> bool:
+        """Whether attention of the vision tower was measured, over the patches of one image."""
+        return any(
+            name in self.tables.curves for name in ("vision full attention", "vision window attention")
+        )
+
     def host(self) -> Calibration:
         """Host time of an iteration as measured.
 

@@ -71,6 +71,10 @@ class OperatorTimes(Protocol):
         """Attention of so many layers of the language model, where it was measured."""
         ...
 
+    def knows_images(self) -> bool:
+        """Whether attention of the vision tower was measured, over the patches of one image."""
+        ...
+
     def host(self) -> Calibration | None:
         """Host time of an iteration, where it is known better than the device's data sheet has it."""
         ...
@@ -127,6 +131,10 @@ class Roofline:
     def table(self, layers: float) -> TextAttention | None:
         """None: nothing was measured."""
         return None
+
+    def knows_images(self) -> bool:
+        """False: nothing was measured."""
+        return False
 
     def host(self) -> Calibration | None:
         """None: nothing was measured."""

@@ -18,6 +18,8 @@ from transformers import AttentionInterface
 
 NAME = "triptych_paged"
 """Under which transformers knows it (`attn_implementation`)."""
+_UNSERVED = ("softcap", "s_aux")
+"""What some models ask of attention beside this: scores that are capped, and sinks."""
 
 
 class KVPool:
@@ -104,10 +106,13 @@ def attend(
         Output, shape (1, tokens, heads, head_dim), and no weights.
 
     Raises:
-        ValueError: the forward was not given a pass.
+        ValueError: the forward was not given a pass, or the model asks for more than this.
     """
     if kv is None:
         raise ValueError("paged attention needs the batch's pass: call the model with kv=")
+    for name in _UNSERVED:
+        if ignored.get(name) is not None:
+            raise ValueError(f"paged attention has no {name}, which this model needs")
     layer = module.layer_idx
     assert isinstance(layer, int)
     keys, values = kv.pool.keys[layer], kv.pool.values[layer]

@@ -38,6 +38,8 @@ _BLOCK = 1_000_003
 """Random numbers that are drawn once and laid end to end to fill a tensor. A prime, so that rows differ."""
 _SHARP = ("q_proj", "k_proj", "q_norm", "k_norm")
 """Modules that make queries and keys."""
+_LAYERS = {"full_attention", "sliding_attention"}
+"""Kinds of layers that paged attention is for; a model may mix them with others."""
 _FAULTS = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, StrictDataclassError)
 """What transformers raises where a configuration or a checkpoint is wrong."""
 
@@ -84,10 +86,15 @@ def load(
         file: likewise.
 
     Raises:
-        SpecError: there is no such model, or its folder does not hold all of it.
+        SpecError: there is no such model, it has layers other than attention, or its folder does not hold all
+            of it.
     """
     config = read_config(name, field=field, file=file)
     text = config.get_text_config()
+    others = set(getattr(text, "layer_types", None) or ()) - _LAYERS
+    if others:
+        problem = f"{name} has layers with {min(others)}, which cannot be run; choose another model"
+        raise SpecError(field, problem, file=file)
     takes_images = hasattr(config, "vision_config")
     kind: Any = AutoModelForImageTextToText if takes_images else AutoModelForCausalLM
     # Experts run by grouped_mm, the choice of transformers: for the few tokens of decodes quicker on the CPU

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -15,10 +16,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from triptych.report.figures import draw, save
 from triptych.report.format import number, seconds
 from triptych.spec.base import SpecError
-from triptych.spec.deployment import Deployment
 from triptych.validation import files
-from triptych.validation.api import EnsureProfile, validate
+from triptych.validation.api import validate
 from triptych.validation.load import parse_loads
+from triptych.validation.profiling import ProfileOnce, measure_now
 from triptych.validation.result import Level, Validation
 from triptych.validation.server import Interrupted
 from triptych.validation.table import print_validation
@@ -39,7 +40,7 @@ def validate_and_report(
     repeats: int = 3,
     load: str | None = None,
     within: float | None = None,
-    ensure_profile: EnsureProfile | None = None,
+    measure: bool = False,
 ) -> int:
     """Validates, prints the tables, and writes records, comparison and figure.
 
@@ -51,7 +52,7 @@ def validate_and_report(
         repeats: as of `validate`.
         load: shares of the capacity, as in `0.5,0.85`.
         within: percent that no mean and no P90 of a latency may be off.
-        ensure_profile: as of `validate`; None: what predictions rest on is said where it is the roofline.
+        measure: whether operators are measured first where no profile of them is known.
 
     Returns:
         Exit code: 0, or 1 if an error is larger than `within`, or 130 if it was interrupted.
@@ -72,7 +73,7 @@ def validate_and_report(
                 overrides=overrides,
                 repeats=repeats,
                 loads=loads,
-                ensure_profile=ensure_profile or RooflineNote(console),
+                ensure_profile=ProfileOnce(partial(say, console), measure_now if measure else None),
                 progress=progress,
             )
     except (Interrupted, KeyboardInterrupt):
@@ -91,23 +92,9 @@ def validate_and_report(
     return 1
 
 
-class RooflineNote:
-    """Takes a deployment as it is, and says so where nothing was measured for it."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-
-    def __call__(self, deployment: Deployment) -> Deployment:
-        bare = next((pool for pool in deployment.pools.values() if not pool.profile), None)
-        if bare is not None:
-            device = "cpu" if bare.device.upper().startswith("CPU") else "cuda"
-            command = f"triptych profile --model {deployment.model} --device {device}"
-            self._console.print(
-                f"no profile is named: predictions rest on the roofline; to measure: {command}",
-                soft_wrap=True,
-                **_PLAIN,
-            )
-        return deployment
+def say(console: Console, text: str) -> None:
+    """Prints a line that may hold paths."""
+    console.print(text, soft_wrap=True, **_PLAIN)
 
 
 def _draw(found: Validation) -> str:

@@ -171,7 +171,11 @@ class Completion(_Base):
             "tokens": [self._spell(score.token)[0] for score in scores],
             "token_logprobs": [max(score.logprob.logprob, _LEAST) for score in scores],
             "top_logprobs": [
-                {self._spell(token)[0]: max(value, _LEAST) for token, value in score.logprob.top}
+                {
+                    self._spell(token)[0]: max(value, _LEAST)
+                    # With the token itself, as OpenAI has it: one more than asked for where it is unlikely.
+                    for token, value in [*score.logprob.top, (score.token, score.logprob.logprob)]
+                }
                 for score in scores
             ],
             "text_offset": [score.offset for score in scores],

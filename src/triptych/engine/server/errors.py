@@ -5,9 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 _TYPES = {
-    401: "authentication_error",
-    404: "not_found_error",
-    408: "timeout_error",
     409: "conflict_error",
     500: "server_error",
     503: "overloaded_error",
@@ -46,7 +43,7 @@ class ApiError(Exception):
         headers = {}
         if self.status == 503:
             headers["retry-after"] = str(RETRY_SECONDS)
-        if self.status in (408, 413):
+        if self.status == 413:
             headers["connection"] = "close"  # what is left of the body would be taken for the next request
         return headers
 

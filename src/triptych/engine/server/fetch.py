@@ -11,7 +11,7 @@ import asyncio
 import binascii
 import socket
 from collections.abc import Sequence
-from ipaddress import ip_address
+from ipaddress import IPv6Address, IPv6Network, ip_address
 from urllib.parse import SplitResult, urlsplit
 
 import httpx
@@ -21,6 +21,8 @@ from triptych.engine.server.errors import ApiError, invalid
 FETCH_SECONDS = 10.0
 """For one image, from the look-up of its host to the last byte."""
 _PORTS = {"http": 80, "https": 443}
+_NAT64 = IPv6Network("64:ff9b::/96")
+"""IPv4 addresses as networks of IPv6 alone reach them (RFC 6052)."""
 _SHOWN = 80
 
 
@@ -109,7 +111,7 @@ class ImageSource:
         addresses = [str(entry[4][0]) for entry in found]
         if not _is_address(host) and host != "localhost":
             for address in addresses:
-                if not ip_address(address).is_global:
+                if not _is_public(address):
                     raise _refused(f"{host} leads to a private address; allow the address itself")
         return addresses[0]
 
@@ -127,6 +129,14 @@ def read_data_url(url: str) -> bytes:
         return binascii.a2b_base64(data, strict_mode=True)
     except ValueError as error:  # also text that is not ASCII
         raise _refused(f"the image in a data: URL is not base64: {error}") from None
+
+
+def _is_public(address: str) -> bool:
+    """Whether an address is one of the internet, and none that stands for an IPv4 address, private or not."""
+    parsed = ip_address(address)
+    if isinstance(parsed, IPv6Address) and (parsed.sixtofour or parsed.teredo or parsed in _NAT64):
+        return False
+    return parsed.is_global and not parsed.is_multicast
 
 
 def _is_address(host: str) -> bool:

@@ -15,6 +15,8 @@ from msgspec import Meta
 from triptych.engine.messages import Sampling
 from triptych.engine.server.errors import ApiError, invalid
 
+_GREEDY = 1e-5
+"""Temperature below which the likeliest token is taken, as in vLLM: logits divided by it overflow."""
 MAX_CHOICES = 128
 """Of `n`, as OpenAI has it."""
 _MAX_STOPS = 16
@@ -90,12 +92,12 @@ class Options(_Refused, kw_only=True):
     n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Meta(ge=-1)] | None = None
+    top_k: Annotated[int, Meta(ge=-1, lt=2**31)] | None = None
     """-1 and 0: all."""
     min_p: Share | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    repetition_penalty: Annotated[float, Meta(gt=0)] | None = None
+    repetition_penalty: Annotated[float, Meta(ge=0.001, le=1000)] | None = None
     seed: Seed | None = None
     stop: str | list[str] | None = None
     stop_token_ids: list[TokenId] | None = None
@@ -162,9 +164,10 @@ class Options(_Refused, kw_only=True):
         """
         if self.min_tokens and self.min_tokens > max_tokens:
             raise invalid(f"min_tokens {self.min_tokens} is more than max_tokens {max_tokens}", "min_tokens")
+        temperature = _given(self.temperature, 1.0)
         return Sampling(
             max_tokens=max_tokens,
-            temperature=_given(self.temperature, 1.0),
+            temperature=0.0 if temperature < _GREEDY else temperature,
             top_k=max(_given(self.top_k, 0), 0),
             top_p=_given(self.top_p, 1.0),
             min_p=_given(self.min_p, 0.0),

@@ -1,0 +1,188 @@
+"""Which operator each module of a model is: where marks are set, and what for.
+
+The names of modules are those that the families in transformers share; the names of operators are those of
+`cost`. What is between two modules belongs to an operator as well: additions to the residual stream, rotary
+positions, the product of a gate.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple, overload
+
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from triptych.engine.attention import Pass, Piece, attend
+from triptych.engine.loader import LoadedModel
+from triptych.profiler.marks import Marks
+from triptych.spec.model import Model
+
+TEXT, VISION = "triptych_marked", "triptych_marked_vision"
+"""Under which transformers knows attention with marks."""
+
+
+class Rule(NamedTuple):
+    """What a module's start and end mark; empty: nothing."""
+
+    module: str
+    """A pattern of its path."""
+    start: str
+    """Of the time before it."""
+    end: str
+    """Of its own time."""
+
+
+_VISION_ATTENTION = "vision attention"
+"""Over the whole image or within windows, as the block has it."""
+_NORM = r"(\w*norm\w*|norm[12])"
+RULES: tuple[Rule, ...] = (
+    # The vision tower.
+    Rule(r"visual\.patch_embed", "", "patch embedding"),
+    Rule(r"visual\.blocks\.0\.norm1", "vision positions", "vision norm"),
+    Rule(rf"visual\.blocks\.\d+\.{_NORM}", "vision residual add", "vision norm"),
+    Rule(r"visual\.blocks\.\d+\.attn\.qkv", "", "vision qkv"),
+    Rule(r"visual\.blocks\.\d+\.attn\.proj", _VISION_ATTENTION, "vision attention output"),
+    Rule(r"visual\.blocks\.\d+\.mlp\.(gate_proj|linear_fc1|fc1)", "", "vision mlp up"),
+    Rule(r"visual\.blocks\.\d+\.mlp\.up_proj", "vision mlp activation", "vision mlp up"),
+    Rule(r"visual\.blocks\.\d+\.mlp\.(down_proj|linear_fc2|fc2)", "vision mlp activation", "vision mlp down"),
+    Rule(r"visual\.(merger|deepstack_merger_list\.\d+)", "vision residual add", ""),
+    Rule(r"visual\.(merger|deepstack_merger_list\.\d+)\.(mlp\.0|linear_fc1)", "merger up", "merger up"),
+    Rule(r"visual\.(merger|deepstack_merger_list\.\d+)\.(mlp\.2|linear_fc2)", "merger up", "merger down"),
+    # The layers of the language model.
+    Rule(r"layers\.0\.(self_attn_layer_norm|input_layernorm)", "embedding", "norm"),
+    Rule(rf"layers\.\d+\.{_NORM}", "residual add", "norm"),
+    Rule(r"layers\.\d+\.self_attn\.[qkv]_proj", "", "qkv"),
+    Rule(r"layers\.\d+\.self_attn\.(o_proj|out_proj|dense)", "", "attention output"),
+    Rule(r"layers\.\d+\.(mlp\.)?(gate_proj|fc1)", "", "mlp up"),
+    Rule(r"layers\.\d+\.mlp\.up_proj", "mlp activation", "mlp up"),
+    Rule(r"layers\.\d+\.(mlp\.)?(down_proj|fc2)", "mlp activation", "mlp down"),
+    Rule(r"layers\.\d+\.mlp\.gate", "", "router"),
+    Rule(r"layers\.\d+\.mlp\.experts", "router", "experts"),
+    Rule(r"layers\.\d+\.mlp\.shared_expert\.gate_proj", "experts", "shared expert up"),
+    Rule(r"layers\.\d+\.mlp\.shared_expert\.up_proj", "shared expert activation", "shared expert up"),
+    Rule(r"layers\.\d+\.mlp\.shared_expert\.down_proj", "shared expert activation", "shared expert down"),
+    Rule(r"layers\.\d+\.mlp\.shared_expert_gate", "", "shared expert gate"),
+    # What a pass does once.
+    Rule(r"embed_tokens", "input", "embedding"),
+    Rule(r"project_in", "embedding", "embedding projection"),
+    Rule(rf"(?:model|decoder|language_model)\.{_NORM}", "residual add", "final norm"),
+    Rule(r"project_out", "", "head projection"),
+    Rule(r"lm_head", "final norm", "head"),
+)
+"""The first whose pattern matches the end of a module's path counts."""
+
+
+def instrument(model: LoadedModel, spec: Model, marks: Marks) -> None:
+    """Sets marks in a model, for good.
+
+    Args:
+        model: its modules get hooks, and another attention function.
+        spec: its shape.
+        marks: that the hooks set.
+    """
+    for path, module in model.model.named_modules():
+        rule = rule_of(path)
+        if rule is None:
+            continue
+        start = _vision_kind(path, spec) if rule.start == _VISION_ATTENTION else rule.start
+        if start:
+            module.register_forward_pre_hook(_before(marks, start))
+        if rule.end:
+            module.register_forward_hook(_after(marks, rule.end))
+    AttentionInterface.register(TEXT, _text_attention(marks))
+    model.model.config.get_text_config()._attn_implementation = TEXT
+    vision = getattr(model.model.config, "vision_config", None)
+    if vision is not None:
+        AttentionInterface.register(VISION, _vision_attention(marks))
+        vision._attn_implementation = VISION
+
+
+def rule_of(path: str) -> Rule | None:
+    """The rule for the module at a path; None: it has no marks of its own."""
+    for rule in RULES:
+        if re.search(rf"(?:^|\.){rule.module}$", path):
+            return rule
+    return None
+
+
+def _vision_kind(path: str, spec: Model) -> str:
+    vision = spec.vision
+    assert vision is not None
+    number = re.search(r"blocks\.(\d+)\.", path)
+    assert number is not None
+    windowed = vision.window is not None and int(number[1]) not in vision.full_attention_blocks
+    return "vision window attention" if windowed else "vision full attention"
+
+
+def _before(marks: Marks, name: str) -> Any:
+    def hook(module: nn.Module, inputs: Any) -> None:
+        marks.mark(name)
+
+    return hook
+
+
+def _after(marks: Marks, name: str) -> Any:
+    def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+        marks.mark(name)
+
+    return hook
+
+
+def _text_attention(marks: Marks) -> Any:
+    """The engine's, of which the part before the first piece writes KV."""
+
+    def marked(
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        *,
+        kv: Pass,
+        **more: Any,
+    ) -> tuple[Tensor, None]:
+        watched = replace(kv, pieces=MarkedPieces(kv.pieces, marks))
+        return attend(module, query, key, value, attention_mask, kv=watched, **more)
+
+    return marked
+
+
+class MarkedPieces(Sequence[Piece]):
+    """The pieces of a pass; whoever has gone through the prompts, or the decodes, passes a mark."""
+
+    def __init__(self, pieces: Sequence[Piece], marks: Marks) -> None:
+        self._pieces = pieces
+        self._marks = marks
+
+    @overload
+    def __getitem__(self, index: int) -> Piece: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Piece]: ...
+    def __getitem__(self, index: int | slice) -> Piece | Sequence[Piece]:
+        return self._pieces[index]
+
+    def __len__(self) -> int:
+        return len(self._pieces)
+
+    def __iter__(self) -> Iterator[Piece]:
+        before = "rope and KV write"
+        for piece in self._pieces:
+            kind = "prefill attention" if piece.tokens > 1 else "decode attention"
+            if kind != before:
+                self._marks.mark(before)
+                before = kind
+            yield piece
+        self._marks.mark(before)
+
+
+def _vision_attention(marks: Marks) -> Any:
+    def marked(*arguments: Any, **more: Any) -> Any:
+        if marks.last == "vision qkv":
+            marks.mark("vision rope")
+        return sdpa_attention_forward(*arguments, **more)
+
+    return marked
