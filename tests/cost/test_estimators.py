@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from triptych.cost.estimators import ESTIMATORS, Estimator, held_out
-from triptych.cost.fitting import Samples, choose
+from triptych.cost.fitting import BEST, Samples, choose
 from triptych.cost.loads import Floats
 
 KINDS = list(ESTIMATORS.values())
@@ -82,7 +82,7 @@ def test_the_best_is_chosen_and_can_be_forced() -> None:
     noise = np.random.default_rng(0).normal(1, 0.15, len(TOKENS))
     _, roofline = matmul(TOKENS)
     samples = Samples(TOKENS[:, None], roofline, (3e-6 + 1.25 * roofline) * noise)
-    best, errors = choose(samples)
+    best, errors = choose(samples, BEST)
     forced, others = choose(samples, "interpolation")
     assert best.name != "interpolation"  # it follows the noise
     assert forced.name == "interpolation"

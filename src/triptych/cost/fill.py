@@ -46,7 +46,8 @@ def fill(
         roofline: of the device.
         limits: of the deployment.
         tensor: shards that every matrix is split into.
-        estimator: by name, for all operators; None: for each the one that does best at held-out sizes.
+        estimator: by name, for all operators; None: for each the one of the quick ones that does better at
+            held-out sizes; "best": of all.
     """
     filler = _Filler(model, {each.name: each for each in operators}, roofline, limits, tensor, estimator)
     for profile in profiles:

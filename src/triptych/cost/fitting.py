@@ -10,10 +10,11 @@ from triptych.cost.estimators import ESTIMATORS, Estimator, held_out
 from triptych.cost.loads import Floats
 from triptych.cost.tables import Fit
 
+BEST = "best"
+"""As a forced estimator: all are compared, which takes minutes; by default the two quick ones are."""
+_QUICK = ("interpolation", "roofline")
 _GOOD = 0.05
 """Median held-out error below which no other estimator is tried: what it could gain is within the noise."""
-_SLOW = 4000
-"""Rows beyond which trees take too long to fill a table."""
 
 
 @dataclass(frozen=True)
@@ -28,18 +29,22 @@ class Samples:
 def choose(samples: Samples, forced: str | None = None) -> tuple[Estimator, Floats]:
     """The estimator that does best at held-out sizes, not fitted yet, and its errors there.
 
-    Interpolation comes first; the others are tried only where it leaves something to gain.
+    Interpolation comes first; others are tried only where it leaves something to gain.
+
+    Args:
+        samples: measurements.
+        forced: the name of one; BEST: of all; None: of the quick ones.
     """
 
     def errors(name: str) -> Floats:
         return held_out(ESTIMATORS[name], samples.sizes, samples.roofline, samples.seconds)
 
     if len(np.unique(samples.sizes, axis=0)) < 3:
-        return ESTIMATORS[forced or "interpolation"](), np.zeros(0)
-    best = forced or "interpolation"
+        return ESTIMATORS[forced if forced in ESTIMATORS else "interpolation"](), np.zeros(0)
+    best = forced if forced in ESTIMATORS else "interpolation"
     found = errors(best)
-    if forced is None and np.median(np.abs(found)) > _GOOD and len(samples.seconds) <= _SLOW:
-        for name in ESTIMATORS:
+    if forced not in ESTIMATORS and np.median(np.abs(found)) > _GOOD:
+        for name in ESTIMATORS if forced == BEST else _QUICK:
             tried = errors(name) if name != best else found
             if np.median(np.abs(tried)) < np.median(np.abs(found)):
                 best, found = name, tried
@@ -50,7 +55,8 @@ class Fitter:
     """Fits estimators and keeps how well they did.
 
     Args:
-        forced: name of the estimator for all; None: for each operator the best.
+        forced: name of the estimator for all; None: for each operator the better of the quick ones; BEST: the
+            best of all.
     """
 
     def __init__(self, forced: str | None = None) -> None:

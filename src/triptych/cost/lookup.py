@@ -22,7 +22,7 @@ from triptych.spec.device import Device, Node
 from triptych.spec.model import Model
 from triptych.version import __version__
 
-_VERSION = 3
+_VERSION = 4
 """Of how tables are filled: another one makes those on disk stale."""
 
 
@@ -32,7 +32,6 @@ def measured_times(
     node: Node | None,
     pool: Pool,
     *,
-    estimator: str | None = None,
     cache: Path | None = None,
     field: str = "",
     file: str | Path | None = None,
@@ -44,7 +43,6 @@ def measured_times(
         device: on what.
         node: how its devices are connected.
         pool: names the profiles.
-        estimator: by name, for all operators; None: the best of each.
         cache: folder of filled tables; None: `$XDG_CACHE_HOME/triptych/tables`.
         field: name of the pool, for errors.
         file: of the deployment, for errors.
@@ -62,7 +60,7 @@ def measured_times(
         "" if node is None else node.model_dump_json(),
         pool.parallel.model_dump_json(),
         pool.precision.model_dump_json(),
-        f"{limits} {estimator} {_VERSION} {__version__}",
+        f"{limits} {pool.estimator} {_VERSION} {__version__}",
     )
     stored = (cache or cache_folder() / "tables") / f"{key}.npz"
     tables = load_tables(stored)
@@ -74,7 +72,7 @@ def measured_times(
                 raise SpecError(where, f"{problem}; use another, or remove it", file=file)
         ops = operators(model, device, node, pool.parallel, Formats.of(pool.precision))
         tables = fill(
-            profiles, model, ops, roofline, limits, tensor=pool.parallel.tensor, estimator=estimator
+            profiles, model, ops, roofline, limits, tensor=pool.parallel.tensor, estimator=pool.estimator
         )
         if not tables.curves and tables.decode is None:
             held = sorted({name or "kernels of any model" for each in profiles for name in each.models})

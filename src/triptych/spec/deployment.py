@@ -13,6 +13,7 @@ from triptych.spec.units import Bytes, BytesPerSecond, Seconds
 PhaseName = Literal["encode", "prefill", "decode"]
 PHASES: tuple[PhaseName, ...] = ("encode", "prefill", "decode")
 SchedulerName = Literal["static", "orca", "vllm", "sarathi", "unified", "encode"]
+EstimatorName = Literal["interpolation", "roofline", "forest", "boosting", "best"]
 RouterName = Literal["random", "round-robin", "least-requests", "least-tokens", "prefix-affinity"]
 
 
@@ -93,6 +94,9 @@ class Pool(Spec):
     profile: tuple[str, ...] = ()
     """Measured runtimes of its operators, by name (`triptych profile list`) or file: one, or a list of which
     the first that has an operator counts. None: the roofline of the device."""
+    estimator: EstimatorName | None = None
+    """How operators are known at sizes that were not measured; None: by interpolation or a fitted roofline,
+    whichever does better at held-out sizes; best: of all four, which takes minutes once."""
     dollars_per_hour: float | None = Field(default=None, ge=0)
     """Of one device, where it differs from the catalogue."""
 
