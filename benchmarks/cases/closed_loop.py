@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -82,18 +83,6 @@ def _case(root: Path, name: str, row: dict[str, str]) -> Case:
 
 
 def _requests(prompt: int, output: int, concurrency: int) -> Requests:
-    count, none = _WAVES * concurrency, np.zeros(0, dtype=np.int64)
-    return Requests(
-        arrival=np.zeros(count),
-        text_tokens=np.full(count, prompt, dtype=np.int64),
-        output_tokens=np.full(count, output, dtype=np.int64),
-        patience=np.full(count, np.inf),
-        gives_up_by_abort=np.zeros(count, dtype=np.bool_),
-        image_offsets=np.zeros(count + 1, dtype=np.int64),
-        image_width=none.astype(np.int32),
-        image_height=none.astype(np.int32),
-        image_content=none,
-        prefix_offsets=np.zeros(count + 1, dtype=np.int64),
-        prefix_ids=none,
-        concurrency=concurrency,
-    )
+    count = _WAVES * concurrency
+    lengths = (np.full(count, tokens, dtype=np.int64) for tokens in (prompt, output))
+    return replace(Requests.plain(np.zeros(count), *lengths), concurrency=concurrency)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -143,17 +144,12 @@ def _read_workload(path: Path) -> Requests:
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     ids = [[int(each) for each in row["prefix_block16_ids"].split()] for row in rows]
-    count, none = len(rows), np.zeros(0, dtype=np.int64)
-    return Requests(
-        arrival=np.array([int(row["arrival_time_ns"]) * 1e-9 for row in rows]),
-        text_tokens=np.array([int(row["input_toks"]) for row in rows], dtype=np.int64),
-        output_tokens=np.array([int(row["output_toks"]) for row in rows], dtype=np.int64),
-        patience=np.full(count, np.inf),
-        gives_up_by_abort=np.zeros(count, dtype=np.bool_),
-        image_offsets=np.zeros(count + 1, dtype=np.int64),
-        image_width=none.astype(np.int32),
-        image_height=none.astype(np.int32),
-        image_content=none,
+    lengths = (
+        np.array([int(row[name]) for row in rows], dtype=np.int64) for name in ("input_toks", "output_toks")
+    )
+    plain = Requests.plain(np.array([int(row["arrival_time_ns"]) * 1e-9 for row in rows]), *lengths)
+    return replace(
+        plain,
         prefix_offsets=np.concatenate([[0], np.cumsum([len(each) for each in ids])]).astype(np.int64),
         prefix_ids=np.array([each for group in ids for each in group], dtype=np.int64),
         prefix_block_tokens=16,
