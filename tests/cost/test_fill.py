@@ -97,6 +97,8 @@ def test_kernels_that_do_an_operator_together_add_up() -> None:
 def test_another_model_or_parallelism_teaches_nothing() -> None:
     assert not tables(rows("qkv", TOKENS * 1e-6, model="another")).curves
     assert not tables(rows("qkv", TOKENS * 1e-6), tensor=2).curves
+    assert not tables(rows("qkv", TOKENS * 1e-6, precision="fp32")).curves
+    assert tables(rows("qkv", TOKENS * 1e-6, precision="fp16")).curves
 
 
 def test_kernels_of_any_model_are_found_by_shape() -> None:

@@ -15,6 +15,7 @@ from triptych.cost.operators import Operator
 from triptych.cost.roofline import Roofline
 from triptych.cost.tables import Curve, Tables
 from triptych.profiles import Profile
+from triptych.spec.device import Precision
 from triptych.spec.model import Model
 
 _COVERS: dict[str, tuple[str, ...]] = {
@@ -23,6 +24,7 @@ _COVERS: dict[str, tuple[str, ...]] = {
     "vision tower": ("vision tower",),
 }
 """Names of measurements that are none of `cost`'s operators -> the operators that they stand for."""
+_HALF: tuple[Precision, ...] = ("bf16", "fp16")
 _NEAR = 4.1
 """How many times wider or narrower a matrix may be to teach something about another."""
 
@@ -93,6 +95,7 @@ class _Filler:
 
     def operators_of_model(self, profile: Profile) -> None:
         own = profile.of(model=self._model.name, tensor=self._tensor)
+        own = own.select(np.isin(own.columns["precision"].astype(str), self._formats()))
         if not len(own):
             return
         names = sorted(set(own.columns["operator"].tolist()), key=lambda name: (-len(_parts(name)), name))
@@ -103,6 +106,11 @@ class _Filler:
             elif name not in ATTENTION:
                 self._operator(name, rows)
         self._fill_attention(own)
+
+    def _formats(self) -> list[str]:
+        """Those in which measurements count: of the operators themselves; 16-bit formats are as fast."""
+        found = {operator.precision for operator in self._operators.values() if operator.kind == "matmul"}
+        return [*found, *(_HALF if found & set(_HALF) else ())]
 
     def _operator(self, name: str, rows: Profile) -> None:
         parts = [part for part in _parts(name) if part in self._operators]

@@ -170,7 +170,8 @@ def _process(job: Job) -> Iterator[Iterator[dict[str, Any]]]:
         yield (json.loads(line) for line in process.stdout)
         errors = process.stderr.read().strip().splitlines()
         if process.wait():
-            raise SpecError("", errors[-1] if errors else f"measuring ended with code {process.returncode}")
+            ended = f"measuring ended with code {process.returncode}; the same command goes on from there"
+            raise SpecError("", errors[-1] if errors and process.returncode > 0 else ended)
     finally:
         process.kill()
         process.wait()
