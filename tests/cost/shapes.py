@@ -86,6 +86,9 @@ def text(**changes: Any) -> TextModel:
 
 TINY = Model(name="tiny", family="llama", text=text())
 TINY_WINDOW = Model(name="tiny-window", family="mistral", text=text(sliding_window=16))
+TINY_MIXED = Model(
+    name="tiny-mixed", family="gemma3_text", text=text(layers=4, sliding_window=16, windowed_layers=3)
+)
 TINY_EXPERTS = Model(
     name="tiny-experts",
     family="mixtral",

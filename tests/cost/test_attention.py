@@ -34,6 +34,9 @@ TABLE = AttentionTable(
     layers=3,
 )
 APART = AttentionTable(grid(QUERIES, HISTORY), grid(SEQUENCES, KV, seed=1), None, unequal=0.0, layers=3)
+CHUNKS_APART = AttentionTable(
+    grid(QUERIES, HISTORY), grid(SEQUENCES, KV, seed=1), None, unequal=0.0, layers=3, apart=True
+)
 
 
 def decoding(sequences: int, total: int, longest: int = 0) -> Batch:
@@ -58,6 +61,14 @@ def test_launched_apart_they_add_up() -> None:
     assert both == pytest.approx(APART.run(prompt(64, 128))[0] + APART.run(decoding(4, 4 * 64))[0])
 
 
+def test_chunks_that_are_launched_apart_add_up() -> None:
+    long, short, decodes = prompt(200, 128), prompt(30, 700), decoding(4, 4 * 64)
+    batch = Batch([*long.chunks, *short.chunks], 4, 4 * 64)
+    alone = [CHUNKS_APART.run(each)[0] for each in (long, short, decodes)]
+    assert CHUNKS_APART.run(batch)[0] == pytest.approx(sum(alone))
+    assert APART.run(batch)[0] < sum(alone)
+
+
 @given(sequences=st.integers(1, 40), mean=st.integers(8, 700), more=st.integers(0, 400))
 def test_iterations_that_repeat_form_the_progression_that_is_promised(
     sequences: int, mean: int, more: int
@@ -74,15 +85,17 @@ def test_iterations_that_repeat_form_the_progression_that_is_promised(
     history=st.integers(0, 2000),
     sequences=st.integers(1, 40),
     mean=st.integers(8, 700),
+    chunks=st.integers(1, 4),
 )
 def test_rows_of_the_log_are_timed_as_batches_are(
-    queries: int, history: int, sequences: int, mean: int
+    queries: int, history: int, sequences: int, mean: int, chunks: int
 ) -> None:
-    """Up to the equivalent chunk, which the log has only the sums of."""
-    batch = prompt(queries, history, sequences, sequences * mean)
-    sizes = [np.array([float(size)]) for size in (queries, history, sequences, mean)]
-    seconds, _ = TABLE.of_rows(*sizes)
-    assert seconds[0] == pytest.approx(TABLE.run(batch)[0], rel=1e-9)
+    """Up to the lengths of chunks, of which the log has only the sums."""
+    batch = Batch(prompt(queries, history).chunks * chunks, sequences, sequences * mean)
+    sizes = (batch.prefill_tokens, batch.prefill_pairs - batch.prefill_tokens / 2, chunks, sequences, mean)
+    for table in (TABLE, CHUNKS_APART):
+        seconds, _ = table.of_rows(*(np.array([float(size)]) for size in sizes))
+        assert seconds[0] == pytest.approx(table.run(batch)[0], rel=1e-9)
 
 
 def test_unequal_contexts_take_part_of_the_way_to_the_longest() -> None:

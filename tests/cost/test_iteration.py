@@ -27,12 +27,14 @@ from .shapes import (
     REAL,
     TINY,
     TINY_EXPERTS,
+    TINY_MIXED,
     TINY_VISION,
     TINY_WINDOW,
     batch,
     device,
     node,
     pool,
+    text,
 )
 
 ALL_PHASES = ["encode", "prefill", "decode"]
@@ -62,9 +64,11 @@ batches = st.builds(
 )
 
 
-def columns(batch: Batch, window: int | None = None, iterations: int = 1) -> dict[str, Any]:
+def columns(
+    batch: Batch, window: int | None = None, windowed: float = 1.0, iterations: int = 1
+) -> dict[str, Any]:
     """The row that a batch leaves in the log."""
-    tokens, pairs, kv = prefill_sizes(batch, window)
+    tokens, pairs, kv = prefill_sizes(batch, window, windowed)
     row = {
         "iterations": iterations,
         "prefill_tokens": tokens,
@@ -81,7 +85,11 @@ def columns(batch: Batch, window: int | None = None, iterations: int = 1) -> dic
 
 
 def loads_of(model: Model, batch: Batch, padded: bool = True) -> dict[Over, Load]:
-    row = {name: value.astype(float) for name, value in columns(batch, model.text.sliding_window).items()}
+    window, windowed = model.text.sliding_window, model.text.windowed_share
+    row = {name: value.astype(float) for name, value in columns(batch, window, windowed).items()}
+    if window is not None:
+        near = np.minimum(row["decode_kv"], row["decodes"] * window)
+        row["decode_kv"] = windowed * near + (1 - windowed) * row["decode_kv"]
     tokens = row["prefill_tokens"] + row["decodes"] + padded * row.pop("padding")
     del row["iterations"]
     return loads(model, tokens=tokens, **row)
@@ -104,7 +112,7 @@ def evaluate(model: Model, device: Device, pool: Pool, batch: Batch) -> float:
     return seconds
 
 
-@pytest.mark.parametrize(("model", "pool"), SETUPS)
+@pytest.mark.parametrize(("model", "pool"), [*SETUPS, (TINY_MIXED, pool()), (TINY_MIXED, pool(pipeline=2))])
 @settings(max_examples=25, deadline=None)
 @given(batch=batches)
 def test_run_is_the_sum_over_operators(model: Model, pool: Pool, batch: Batch) -> None:
@@ -117,7 +125,7 @@ def test_run_is_the_sum_over_operators(model: Model, pool: Pool, batch: Batch) -
         assert valid >= 1
 
 
-@pytest.mark.parametrize(("model", "pool"), SETUPS)
+@pytest.mark.parametrize(("model", "pool"), [*SETUPS, (TINY_MIXED, pool())])
 @settings(max_examples=25, deadline=None)
 @given(
     decodes=st.integers(1, 8), context=st.integers(1, 40), padding=st.integers(0, 2), step=st.integers(0, 60)
@@ -154,6 +162,25 @@ def test_the_progression_ends_at_the_sliding_window() -> None:
     assert (none, forever) == (0.0, UNBOUNDED)
     assert full == cost.run(batch(decodes=2, decode_kv=2 * 500))[0]
     assert growth > 0
+
+
+def alike() -> list[IterationCost]:
+    """As `TINY_MIXED`, once with a window in all layers and once in none."""
+    shapes = [text(layers=4, sliding_window=window) for window in (16, None)]
+    models = [Model(name="tiny", family="llama", text=shape) for shape in shapes]
+    return [IterationCost(model, device(), None, pool()) for model in models]
+
+
+def test_layers_without_the_window_go_on_reading() -> None:
+    cost = IterationCost(TINY_MIXED, device(), None, pool())
+    windowed, full = alike()
+    for context in (10, 16, 17, 500):
+        one = batch(decodes=2, decode_kv=2 * context)
+        times = [each.run(one) for each in (cost, windowed, full)]
+        for mixed, near, far in zip(*(each[:2] for each in times), strict=True):
+            assert mixed == pytest.approx(0.75 * near + 0.25 * far)
+    assert cost.run(batch(decodes=2, decode_kv=2 * 10))[2] == 7
+    assert cost.run(batch(decodes=2, decode_kv=2 * 16))[2] == UNBOUNDED
 
 
 @pytest.mark.parametrize("gpu", [device(), SLOW, REAL])
@@ -286,7 +313,18 @@ def test_work_is_the_sum_over_operators(model: Model, pool: Pool, batch: Batch) 
         assert moved[0] == pytest.approx(on_devices)
 
 
-@pytest.mark.parametrize("model", [TINY, TINY_WINDOW, TINY_EXPERTS])
+@settings(deadline=None)
+@given(batch=batches, iterations=st.integers(1, 40))
+def test_work_of_layers_with_and_without_a_window_adds_up(batch: Batch, iterations: int) -> None:
+    row = columns(batch, iterations=iterations)
+    mixed, near, far = (
+        cost.work(row) for cost in (IterationCost(TINY_MIXED, device(), None, pool()), *alike())
+    )
+    for figure, windowed, full in zip(mixed, near, far, strict=True):
+        assert figure == pytest.approx(0.75 * windowed + 0.25 * full)
+
+
+@pytest.mark.parametrize("model", [TINY, TINY_WINDOW, TINY_MIXED, TINY_EXPERTS])
 def test_work_of_a_repeated_decode_is_the_sum_over_its_iterations(model: Model) -> None:
     cost = IterationCost(model, REAL, None, pool())
     row = cost.work(columns(batch(decodes=3, decode_kv=30), iterations=20))

@@ -30,7 +30,7 @@ def logits(model: LoadedModel, tokens: list[int]) -> torch.Tensor:
     return runner.logits([Work(sequence, 24, len(tokens) - 24, True)])[0].cpu()
 
 
-@pytest.mark.parametrize("family", tiny.CONFIGS)
+@pytest.mark.parametrize("family", [*tiny.CONFIGS, "gemma3_text", "gpt2", "olmo2"])
 def test_logits_in_bfloat16(family: str, tmp_path: Path) -> None:
     chance = random.Random(family)
     prompts = [[chance.randrange(500) for _ in range(PROMPT)] for _ in range(4)]

@@ -20,7 +20,7 @@ from triptych.spec.base import SpecError
 
 from . import tiny
 
-EXPERT_FAMILIES = [name for name in tiny.CONFIGS if name.endswith("moe") or name == "mixtral"]
+EXPERT_FAMILIES = [name for name, fields in tiny.ALL.items() if "num_experts_per_tok" in str(fields)]
 TOKENS = 7
 
 
@@ -68,14 +68,15 @@ def greedy(loaded: LoadedModel) -> list[list[int]]:
     return found
 
 
-@pytest.mark.parametrize("name", tiny.CONFIGS)
+@pytest.mark.parametrize("name", tiny.ALL)
 def test_every_layer_gets_the_pass_and_no_mask(name: str, tmp_path: Path) -> None:
-    layers = []
+    layers, windows = [], []
 
     def watch(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **more: Any) -> Any:
         assert attention_mask is None
         assert query.shape[2] == TOKENS
         layers.append(module.layer_idx)
+        windows.append(more.get("sliding_window"))
         return attend(module, query, key, value, attention_mask, **more)
 
     AttentionInterface.register("watched", watch)
@@ -91,6 +92,9 @@ def test_every_layer_gets_the_pass_and_no_mask(name: str, tmp_path: Path) -> Non
     batch = Pass(pool, [Piece(0, TOKENS, 0, 0)], torch.arange(TOKENS))
     logits = forward(loaded, kv=batch).logits
     assert layers == list(range(loaded.layers))
+    text = catalog.model(str(tiny.config_file(name, tmp_path))).text
+    seen = [window for window in windows if window is not None]
+    assert seen == [text.sliding_window] * round(text.windowed_share * text.layers)
     assert logits.shape == (1, 1, loaded.vocab_size)
     assert pool.keys.abs().sum(dim=(2, 3)).all()
     expected = forward(tiny.build(name, tmp_path, attention="eager", device="cpu")).logits
@@ -125,7 +129,7 @@ def test_layers_other_than_attention_are_refused(kind: str, tmp_path: Path) -> N
         load(f"random:{file}", dtype=torch.float32)
 
 
-@pytest.mark.parametrize("name", tiny.CONFIGS)
+@pytest.mark.parametrize("name", tiny.ALL)
 def test_random_models_have_something_to_say(name: str, tmp_path: Path) -> None:
     said = greedy(tiny.build(name, tmp_path, attention="eager", device="cpu"))
     assert sum(len(set(tokens)) for tokens in said) / len(said) > 16
@@ -135,10 +139,10 @@ def test_random_models_have_something_to_say(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", EXPERT_FAMILIES)
 def test_experts_have_their_say(name: str, tmp_path: Path) -> None:
     loaded = tiny.build(name, tmp_path, attention="eager", device="cpu")
-    layer = loaded.model.get_decoder().layers[0]
+    layer = loaded.model.get_decoder().layers[-1]
+    experts = layer.block_sparse_moe if name.startswith("granite") else layer.mlp
     torch.manual_seed(0)
-    inputs = torch.randn(1, 50, 64)
-    out = layer.mlp(inputs)
+    out = experts(torch.randn(1, 50, 64))
     assert 0.1 < float((out[0] if isinstance(out, tuple) else out).std()) < 3
 
 
@@ -245,6 +249,14 @@ def test_a_name_that_stands_for_no_model_is_refused(name: str, line: str) -> Non
     with pytest.raises(SpecError) as caught:
         load(name, dtype=torch.float32)
     assert str(caught.value) == f"model: {line}"
+
+
+def test_sequences_beyond_the_first_frequencies_of_longrope_are_not_taken(tmp_path: Path) -> None:
+    rope = {"type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
+    file = tmp_path / "config.json"
+    fields = {**tiny.ALL["phi3"], "rope_scaling": rope, "original_max_position_embeddings": 128}
+    file.write_text(json.dumps(fields))
+    assert load(f"random:{file}", dtype=torch.float32).max_context == 128
 
 
 def test_random_weights_have_the_shape_of_the_name() -> None:

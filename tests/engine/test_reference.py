@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import cycle, product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,7 +23,7 @@ from triptych.engine.packed import pack
 from triptych.engine.runner import Runner, patches
 from triptych.policy import SCHEDULERS, EmbeddingCache, KVCache
 
-from . import tiny
+from . import more, tiny
 
 POLICIES = ("static", "orca", "vllm", "sarathi", "unified")
 LONGEST = 20
@@ -63,7 +64,7 @@ def family(name: str) -> Family:
     chance = random.Random(name)
     roots = [[chance.randrange(500) for _ in range(60)] for _ in range(3)]
     prompts = []
-    for index in range(9):
+    for index in range(9 if name in tiny.CONFIGS else 5):
         tokens = roots[index % 3][: chance.randrange(1, 60)]
         images = []
         if name in tiny.IMAGE_FAMILIES and index % 3:
@@ -148,8 +149,19 @@ def test_greedy_output_is_that_of_transformers(name: str, plan: Plan) -> None:
     check(name, plan)
 
 
-@pytest.mark.parametrize("policy", ["vllm", "sarathi", "unified"])
-@pytest.mark.parametrize("name", tiny.CONFIGS)
+@pytest.mark.parametrize("name", more.CONFIGS)
+@given(plan=plans())
+@settings(max_examples=2, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_so_it_is_of_further_families(name: str, plan: Plan) -> None:
+    check(name, plan)
+
+
+PREEMPTING = ("vllm", "sarathi", "unified")
+
+
+@pytest.mark.parametrize(
+    ("name", "policy"), [*product(tiny.CONFIGS, PREEMPTING), *zip(more.CONFIGS, cycle(PREEMPTING))]
+)
 def test_so_it_is_of_requests_that_were_preempted(name: str, policy: str) -> None:
     requests = [(number, LONGEST) for number in (0, 1, 2, 3, 4, 5, 6, 7, 8, 4, 7)]
     knobs = {"max_batch": 8, "max_tokens": 200 if policy == "vllm" else 60}
@@ -165,6 +177,7 @@ def check(name: str, plan: Plan) -> Engine:
     scheduler = SCHEDULERS[plan.policy](kv, embeddings, **plan.knobs)
     engine = Engine(Runner(model, blocks=plan.blocks, block_size=plan.block_size), scheduler)
     chance = random.Random(plan.seed)
+    requests = [(which % len(prompts), count) for which, count in plan.requests]
     to_come = [
         Submit(
             str(number),
@@ -172,7 +185,7 @@ def check(name: str, plan: Plan) -> Engine:
             Sampling(max_tokens=count, temperature=0.0, ignore_eos=True),
             prompts[which].images,
         )
-        for number, (which, count) in enumerate(plan.requests)
+        for number, (which, count) in enumerate(requests)
     ]
     got: dict[str, list[int]] = {submit.id: [] for submit in to_come}
     gone: set[str] = set()
@@ -187,7 +200,7 @@ def check(name: str, plan: Plan) -> Engine:
             assert isinstance(output, Tokens), output
             got[output.id] += output.tokens
         engine.compute()
-    for number, (which, count) in enumerate(plan.requests):
+    for number, (which, count) in enumerate(requests):
         expected = prompts[which].expected[:count]
         if str(number) in gone:
             assert got[str(number)] == expected[: len(got[str(number)])]

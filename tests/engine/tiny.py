@@ -12,6 +12,8 @@ import torch
 from triptych.engine.attention import NAME
 from triptych.engine.loader import LoadedModel, load
 
+from . import more
+
 VOCABULARY = 512
 _TEXT = {
     "hidden_size": 64,
@@ -95,13 +97,14 @@ CONFIGS: dict[str, dict[str, Any]] = {
         },
     },
 }
+ALL = {**CONFIGS, **more.CONFIGS}
 IMAGE_FAMILIES = tuple(name for name, config in CONFIGS.items() if "vision_config" in config)
 
 
 def config_file(family: str, folder: Path) -> Path:
     """Its `config.json` in a folder."""
     path = folder / f"{family}.json"
-    path.write_text(json.dumps(CONFIGS[family]), encoding="utf-8")
+    path.write_text(json.dumps(ALL[family]), encoding="utf-8")
     return path
 
 

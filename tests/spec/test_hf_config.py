@@ -29,6 +29,12 @@ MOE = {
     "num_experts_per_tok": 2,
     "moe_intermediate_size": 32,
 }
+MANY = {
+    **MOE,
+    "shared_expert_intermediate_size": 32,
+    "n_routed_experts": 8,
+}
+"""Fields of all families with experts."""
 TOWER = {"depth": 32, "hidden_size": 1280, "out_hidden_size": 64}
 VL = {**LLAMA, "model_type": "qwen2_5_vl", "vision_config": TOWER}
 
@@ -76,6 +82,32 @@ def test_qwen1_counts_both_inputs_of_its_mlp() -> None:
 )
 def test_sliding_window(fields: dict[str, Any], window: int | None) -> None:
     assert model_from_config({**LLAMA, **fields}, "tiny").text.sliding_window == window
+
+
+SLIDING, FULL = "sliding_attention", "full_attention"
+
+
+@pytest.mark.parametrize(
+    ("fields", "window", "layers"),
+    [
+        ({"model_type": "qwen2", "use_sliding_window": True, "max_window_layers": 1}, 4096, 3),
+        ({"model_type": "qwen2_moe", "use_sliding_window": True}, 4096, 2),
+        ({"model_type": "qwen3_moe", "use_sliding_window": True, "sliding_window": 100}, 100, None),
+        ({"model_type": "gemma3_text", "sliding_window_pattern": 2, "sliding_window": 100}, 100, 2),
+        ({"model_type": "gemma3_text", "layer_types": [SLIDING, FULL, FULL, FULL]}, 4096, 1),
+        ({"model_type": "gemma3_text", "layer_types": [FULL] * 4}, None, None),
+        ({"model_type": "cohere2"}, 4096, 3),
+        ({"model_type": "cohere2", "sliding_window": None}, None, None),
+        ({"model_type": "exaone4", "sliding_window": None}, None, None),
+        ({"model_type": "cwm"}, 8192, 3),
+        ({"model_type": "dots1", "layer_types": [SLIDING] * 4}, 4096, None),
+        ({"model_type": "smollm3", "use_sliding_window": True, "sliding_window": 100}, 100, 1),
+        ({"model_type": "smollm3", "sliding_window": 100}, None, None),
+    ],
+)
+def test_some_layers_have_a_window(fields: dict[str, Any], window: int | None, layers: int | None) -> None:
+    text = model_from_config({**MANY, **fields}, "tiny").text
+    assert (text.sliding_window, text.windowed_layers) == (window, layers)
 
 
 def test_experts_in_some_layers() -> None:
@@ -147,7 +179,7 @@ def test_a_family_that_is_not_read_is_refused_by_name(family: object) -> None:
 @pytest.mark.parametrize(
     ("fields", "line"),
     [
-        ({"model_type": None}, "model_type: missing; use a model of opt, llama"),
+        ({"model_type": None}, "model_type: missing; use a model of arcee, cohere"),
         ({"hidden_size": None}, "hidden_size: missing; give it a value"),
         ({"num_hidden_layers": 0}, "num_hidden_layers: must be a positive integer, not 0"),
         ({"vocab_size": "32k"}, "vocab_size: must be a positive integer, not '32k'"),
@@ -164,8 +196,13 @@ def test_a_family_that_is_not_read_is_refused_by_name(family: object) -> None:
         ({**MOE, "mlp_only_layers": 3}, "mlp_only_layers: must be a list of layer numbers, not 3"),
         ({**MOE, "num_experts_per_tok": 9}, "num_experts_per_tok: 9 is more than num_experts (8); lower it"),
         (
-            {"model_type": "qwen2", "use_sliding_window": True, "max_window_layers": 2},
-            "max_window_layers: 2 of 4 layers attend to all tokens",
+            {"model_type": "qwen3", "layer_types": ["full_attention", "linear_attention"]},
+            "layer_types: linear_attention is not modelled; choose another model",
+        ),
+        ({"model_type": "olmo3", "layer_types": "all"}, "layer_types: must be a list of words, not 'all'"),
+        (
+            {"model_type": "gemma3_text", "use_bidirectional_attention": True},
+            "use_bidirectional_attention: a model whose tokens see those after them generates nothing",
         ),
         ({**VL, "vision_config": None}, "vision_config: missing"),
         ({**VL, "vision_config": 3}, "vision_config: must be a mapping of fields, not 3"),

@@ -50,6 +50,9 @@ def test_an_expert_layer_counted_by_hand() -> None:
     assert MIXED.expert_parameters == 3 * 8 * 5
     assert MIXED.router_parameters == 8 * 4
     assert MIXED.shared_expert_parameters == 3 * 8 * 6 + 8  # and its gate
+    assert MIXED.experts is not None
+    ungated = MIXED.model_copy(update={"experts": MIXED.experts.model_copy(update={"shared_gate": False})})
+    assert ungated.shared_expert_parameters == 3 * 8 * 6
     assert MIXED.parameters - MIXED.active_parameters == 2 * (4 - 2) * 120
     mixture = 4 * 120 + 32 + 152
     assert MIXED.parameters == TINY.parameters - 2 * 384 + 2 * mixture
@@ -69,7 +72,19 @@ def test_every_bias_and_optional_norm_is_counted() -> None:
     assert more(qk_norm=True) == 3 * 2 * 2
     assert more(head_bias=True) == 100
     assert more(tied_embeddings=True) == -800
-    assert more(positions="learned") == (32 + 2) * 8
+    assert more(norm_weight=False) == -(3 * 2 * 8 + 8)
+    assert more(qk_norm=True, qk_norm_shared=False) == 3 * (4 + 2) * 2
+    assert more(positions="learned") == 32 * 8
+    assert more(positions="learned", spare_positions=2) == (32 + 2) * 8
+    assert more(sliding_window=16, windowed_layers=2) == 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "share"),
+    [({}, 0.0), ({"sliding_window": 16}, 1.0), ({"sliding_window": 16, "windowed_layers": 2}, 2 / 3)],
+)
+def test_share_of_the_layers_with_a_window(fields: dict[str, int], share: float) -> None:
+    assert TextModel.parse({**TINY.model_dump(), **fields}).windowed_share == share
 
 
 @pytest.mark.parametrize(("precision", "bytes_each"), [("bf16", 2), ("fp8", 1), ("int4", 0.5)])
@@ -154,6 +169,11 @@ def test_images_that_no_model_takes() -> None:
         (
             {"experts": {"count": 4, "top_k": 5, "intermediate": 5, "layers": 3}},
             "top_k (5) must not exceed count (4)",
+        ),
+        ({"windowed_layers": 2}, "windowed_layers needs sliding_window; give it a value"),
+        (
+            {"sliding_window": 16, "windowed_layers": 4},
+            "windowed_layers (4) must not exceed layers (3)",
         ),
     ],
 )

@@ -79,13 +79,23 @@ class AttentionTable(TextAttention):
             launched one after the other.
         unequal: how much of the way from the mean to the longest context a batch of unequal contexts takes.
         layers: that have this attention; of a fractional number the time is multiplied just so.
+        apart: whether each prompt chunk is a launch of its own; else one launch does all, and takes as long
+            as one chunk that stands for them.
     """
 
     def __init__(
-        self, prefill: Grid, decode: Grid, joint: Grid | None, *, unequal: float, layers: float
+        self,
+        prefill: Grid,
+        decode: Grid,
+        joint: Grid | None,
+        *,
+        unequal: float,
+        layers: float,
+        apart: bool = False,
     ) -> None:
         self.grids = (prefill, decode, joint)
         self._unequal = unequal
+        self._apart = apart
         self.layers = layers
         self._queries: list[float] = prefill.knots[0].tolist()
         self._histories: list[float] = prefill.knots[1].tolist()
@@ -108,8 +118,13 @@ class AttentionTable(TextAttention):
         """Seconds of a batch's first iteration, growth an iteration, iterations for which that holds."""
         if not batch.chunks:
             return self._decode_line(batch.decodes, batch.decode_kv, batch.longest_kv)
-        queries, history = equivalent_chunk(batch.chunks)
         decodes = batch.decodes
+        if self._apart:
+            seconds, _, _ = self._decode_line(decodes, batch.decode_kv, batch.longest_kv)
+            for chunk in batch.chunks:
+                seconds += self._prefill_seconds(float(chunk.tokens), float(chunk.history))
+            return seconds, 0.0, 1
+        queries, history = equivalent_chunk(batch.chunks)
         if not decodes:
             return self._prefill_seconds(queries, history), 0.0, 1
         if not self._flat:
@@ -173,22 +188,34 @@ class AttentionTable(TextAttention):
         return total
 
     def of_rows(
-        self, queries: Floats, history: Floats, decodes: Floats, mean: Floats
+        self, tokens: Floats, crossed: Floats, chunks: Floats, decodes: Floats, mean: Floats
     ) -> tuple[Floats, NDArray[np.int64]]:
-        """Seconds of many batches with contexts of equal length, and where each comes from, shape (rows,)."""
+        """Seconds of many batches with contexts of equal length, and where each comes from, shape (rows,).
+
+        Args:
+            tokens: of prompts, in as many chunks of equal length as `chunks` says.
+            crossed: query-key pairs of them, less half a pair for each token.
+            chunks: at least 1.
+            decodes: sequences that decode.
+            mean: tokens of KV of each of those.
+        """
         prefill, decode, joint = self.grids
+        launches = chunks if self._apart else np.ones_like(chunks)
+        queries = tokens / (chunks if self._apart else np.sqrt(chunks))
+        history = np.maximum(crossed / launches - queries**2 / 2, 0.0) / np.maximum(queries, 1.0)
         seconds = np.zeros(len(queries))
         source = np.full(len(queries), MEASURED)
         prompts, generates = queries > 0, decodes > 0
         together = prompts & generates if joint is not None else np.zeros_like(prompts)
-        for grid, rows, sizes in (
-            (joint, together, (queries, history, decodes, mean)),
-            (prefill, prompts & ~together, (queries, history)),
-            (decode, generates & ~together, (decodes, mean)),
+        once = np.ones_like(launches)
+        for grid, times, rows, sizes in (
+            (joint, once, together, (queries, history, decodes, mean)),
+            (prefill, launches, prompts & ~together, (queries, history)),
+            (decode, once, generates & ~together, (decodes, mean)),
         ):
             if grid is not None and rows.any():
                 of_rows = np.stack([size[rows] for size in sizes], axis=1)
-                seconds[rows] += grid.at(of_rows)
+                seconds[rows] += times[rows] * grid.at(of_rows)
                 source[rows] = np.maximum(source[rows], grid.source(of_rows))
         return seconds * self.layers, source
 

@@ -103,7 +103,7 @@ class Breakdown:
 
     def _parts(self, columns: Mapping[str, NDArray[Any]]) -> Iterator[_Part]:
         """Every operator's seconds, of all iterations of each row."""
-        column, iterations = mean_columns(columns, self._model.text.sliding_window)
+        column, iterations = mean_columns(columns, self._model.text)
         chunks = np.asarray(columns["prefilling"], dtype=np.float64)
         of_row = loads(self._model, **column)
         pooled = loads(self._model, **{**NO_LOAD, "tokens": column["tokens"] * self._data})["pooled"]
@@ -132,13 +132,9 @@ def _line(line: AttentionTime, load: Load) -> Floats:
     return np.where(load.units > 0, line.fixed + busy, 0.0)
 
 
-def _attention_sizes(column: Mapping[str, Floats], chunks: Floats) -> tuple[Floats, Floats, Floats, Floats]:
-    """Query tokens and history of the one chunk that stands for all, decodes, and KV tokens of each.
-
-    The log has the chunks' sums alone: they are taken to be equally long.
-    """
+def _attention_sizes(column: Mapping[str, Floats], chunks: Floats) -> tuple[Floats, ...]:
+    """Arguments of `AttentionTable.of_rows`: the log has the chunks' sums, as if they were equally long."""
     tokens, decodes = column["prefill_tokens"], column["decodes"]
-    queries = tokens / np.sqrt(np.maximum(chunks, 1.0))
-    crossed = column["prefill_pairs"] - tokens / 2 - queries**2 / 2
-    history = np.maximum(crossed, 0.0) / np.maximum(queries, 1.0)
-    return queries, history, decodes, column["decode_kv"] / np.maximum(decodes, 1.0)
+    crossed = column["prefill_pairs"] - tokens / 2
+    mean = column["decode_kv"] / np.maximum(decodes, 1.0)
+    return tokens, crossed, np.maximum(chunks, 1.0), decodes, mean

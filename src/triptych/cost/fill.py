@@ -86,6 +86,7 @@ class _Filler:
             decode=grids.get("decode"),
             joint=grids.get("joint"),
             unequal=self._attention.unequal,
+            apart=self._attention.apart,
             iteration=self._iteration,
             sequence=self._sequence,
             fits=tuple(self._fitter.fits),

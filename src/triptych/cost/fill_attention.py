@@ -42,6 +42,8 @@ class Attention:
 
     grids: dict[str, Grid] = field(default_factory=dict)
     unequal: float = 0.0
+    apart: bool = False
+    """Whether each prompt chunk is a launch of its own."""
 
 
 def fill_attention(
@@ -74,7 +76,7 @@ def fill_attention(
         "decode": apart["decode"] & decodes & ~prompts & equal,
         "joint": joint & prompts & decodes & equal,
     }
-    found = Attention()
+    found = Attention(apart=rows.info.chunks == "apart")
     if not (select["prefill"].any() and select["decode"].any()):
         return found
     for kind, mask in select.items():
@@ -92,6 +94,8 @@ def fill_attention(
 def of_shape(free: Profile, operators: Mapping[str, Operator], text: TextModel) -> Profile:
     """Rows of kernels with this model's heads, or with the nearest number of query heads."""
     decode, columns = operators["decode attention"], free.columns
+    if text.windowed_layers is not None:  # layers of two kinds, of which a row has measured one
+        return free.select(np.zeros(len(free), dtype=np.bool_))
     fits = np.isin(columns["operator"].astype(str), ATTENTION)
     fits &= columns["head_dim"] == decode.head_dim
     fits &= columns["window"] == (text.sliding_window or 0)

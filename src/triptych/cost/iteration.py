@@ -208,7 +208,8 @@ class IterationCost:
         if measured is not None:
             return measured
         prefill, decode = self._attention("prefill") * layers, self._attention("decode") * layers
-        return LinearAttention(prefill, decode, self._model.text.sliding_window)
+        text = self._model.text
+        return LinearAttention(prefill, decode, text.sliding_window, text.windowed_share)
 
     def _attention(self, over: Over) -> AttentionTime:
         """One kind of attention, of a layer (text) or of all its blocks (vision)."""

@@ -50,12 +50,17 @@ class LinearAttention(TextAttention):
         prefill: of all layers.
         decode: of all layers.
         window: tokens that a query sees at the most; None: all.
+        windowed: share of the layers that have the window. Time is that of layers that all do the mean of
+            the work, which is the same as long as one bound, arithmetic or memory, holds for all.
     """
 
-    def __init__(self, prefill: AttentionTime, decode: AttentionTime, window: int | None) -> None:
+    def __init__(
+        self, prefill: AttentionTime, decode: AttentionTime, window: int | None, windowed: float = 1.0
+    ) -> None:
         self._prefill = prefill
         self._decode = decode
         self._window = window
+        self._windowed = windowed
         self._straight = window is None and decode.per_pair <= decode.per_kv
         """Whether memory bounds decode attention whatever the load, so that its line never breaks."""
 
@@ -79,27 +84,28 @@ class LinearAttention(TextAttention):
 
     def _decode_line(self, batch: Batch) -> tuple[float, float, int]:
         """Decode attention of all layers: seconds, growth an iteration, iterations until the line breaks."""
-        decodes, kv, line = batch.decodes, batch.decode_kv, self._decode
-        valid = UNBOUNDED
+        decodes, line = batch.decodes, self._decode
+        kv, more, valid = float(batch.decode_kv), float(decodes), UNBOUNDED
         if self._window is not None:
-            room = decodes * self._window - kv
+            room = decodes * self._window - batch.decode_kv
             if room <= 0:
-                kv += room
-                return self._decode.seconds(decodes, kv, kv), 0.0, UNBOUNDED
-            valid = room // decodes + 1
+                kv += self._windowed * room
+                more *= 1.0 - self._windowed
+            else:
+                valid = room // decodes + 1
         memory = kv * line.per_kv + decodes * line.per_unit
         compute = kv * line.per_pair
         if memory < compute:
-            return line.fixed + compute, line.per_pair * decodes, valid
-        if line.per_pair > line.per_kv:
-            gain = (line.per_pair - line.per_kv) * decodes
+            return line.fixed + compute, line.per_pair * more, valid
+        if more and line.per_pair > line.per_kv:
+            gain = (line.per_pair - line.per_kv) * more
             valid = min(valid, int((memory - compute) / gain) + 1)
-        return line.fixed + memory, line.per_kv * decodes, valid
+        return line.fixed + memory, line.per_kv * more, valid
 
     def _prefill_seconds(self, batch: Batch) -> float:
         if self._window is None:
             return self._prefill.seconds(batch.prefill_tokens, batch.prefill_pairs, batch.prefill_kv)
-        return self._prefill.seconds(*prefill_sizes(batch, self._window))
+        return self._prefill.seconds(*prefill_sizes(batch, self._window, self._windowed))
 
     def _prefill_line(self, batch: Batch) -> tuple[float, int]:
         """Growth of prefill attention where each iteration computes the next chunk of one prompt.

@@ -62,12 +62,16 @@ def loads(
 ) -> dict[Over, Load]:
     """The load of each kind of operator, of a batch that has its instance to itself.
 
-    `decode_kv` is clipped at `decodes` x sliding window: exact where all contexts are longer than the
-    window or all are shorter, too much by at most the shorter ones' room otherwise.
+    Where all layers have a sliding window, `decode_kv` is clipped at `decodes` x window: exact where all
+    contexts are longer than the window or all are shorter, too much by at most the shorter ones' room
+    otherwise. Where some have one, pairs and KV tokens are to be those of the mean over layers, as
+    `prefill_sizes` and `mean_columns` give them.
     """
     none = np.zeros(1)
-    window = model.text.sliding_window
-    seen_kv = decode_kv if window is None else np.minimum(decode_kv, decodes * window)
+    text = model.text
+    seen_kv = decode_kv
+    if text.sliding_window is not None and text.windowed_layers is None:
+        seen_kv = np.minimum(decode_kv, decodes * text.sliding_window)
     full = Load(patches, patch_pairs, none)
     near = window_patches(model)
     near_pairs = patch_pairs if near is None else np.minimum(patches * near, patch_pairs)
@@ -92,20 +96,24 @@ def window_patches(model: Model) -> int | None:
     return (vision.window // vision.patch) ** 2
 
 
-def prefill_sizes(batch: Batch, window: int | None = None) -> tuple[int, float, int]:
-    """Queries, query-key pairs and KV tokens read by the prefill attention of a batch, in every layer.
+def prefill_sizes(batch: Batch, window: int | None = None, windowed: float = 1.0) -> tuple[int, float, float]:
+    """Queries, query-key pairs and KV tokens read by the prefill attention of a batch, in the mean layer.
 
     A chunk of q tokens after h of history has q h + q (q + 1) / 2 causal pairs and reads h + q tokens
-    of KV, which the batch has summed; with a sliding window each query sees `window` keys at the most.
+    of KV, which the batch has summed; with a sliding window, which the share `windowed` of the layers has,
+    each query sees `window` keys at the most.
     """
     if window is None:
         return batch.prefill_tokens, batch.prefill_pairs, batch.prefill_kv
-    pairs, kv = 0.0, 0
+    pairs, kv = 0.0, 0.0
     for chunk in batch.chunks:
         q, h = chunk.tokens, chunk.history
         whole = min(q, max(window - h, 0))
         pairs += whole * (h + 0.5 * (whole + 1)) + (q - whole) * window
         kv += min(h + q, window + q - 1)
+    if windowed < 1.0:
+        pairs += (1.0 - windowed) * (batch.prefill_pairs - pairs)
+        kv += (1.0 - windowed) * (batch.prefill_kv - kv)
     return batch.prefill_tokens, pairs, kv
 
 

@@ -66,7 +66,12 @@ class MeasuredTimes:
         if tables.prefill is None or tables.decode is None:
             return None
         return AttentionTable(
-            tables.prefill, tables.decode, tables.joint, unequal=tables.unequal, layers=layers
+            tables.prefill,
+            tables.decode,
+            tables.joint,
+            unequal=tables.unequal,
+            layers=layers,
+            apart=tables.apart,
         )
 
     def knows_images(self) -> bool:

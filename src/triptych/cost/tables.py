@@ -84,6 +84,8 @@ class Tables:
     joint: Grid | None = None
     unequal: float = 0.0
     """How much of the way from the mean to the longest context a batch of unequal contexts takes."""
+    apart: bool = False
+    """Whether each prompt chunk's attention is a launch of its own."""
     iteration: float = 0.0
     """Host seconds of an iteration, where they were measured."""
     sequence: float = 0.0
@@ -116,6 +118,7 @@ def _packed(tables: Tables) -> dict[str, Any]:
     about: dict[str, Any] = {
         "covered": sorted(tables.covered),
         "unequal": tables.unequal,
+        "apart": tables.apart,
         "iteration": tables.iteration,
         "sequence": tables.sequence,
         "fits": [asdict(fit) for fit in tables.fits],
@@ -155,6 +158,7 @@ def _unpacked(arrays: dict[str, Any]) -> Tables:
         decode=grids.get("decode"),
         joint=grids.get("joint"),
         unequal=about["unequal"],
+        apart=about["apart"],
         iteration=about["iteration"],
         sequence=about["sequence"],
         fits=tuple(Fit(**fit) for fit in about["fits"]),

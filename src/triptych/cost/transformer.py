@@ -31,9 +31,10 @@ def text_operators(
     hidden, dim = model.hidden, model.head_dim
     heads, kv_heads = model.heads / tp, max(1.0, model.kv_heads / tp)
     queries, keys_values = heads * dim, 2 * kv_heads * dim
+    head_norms = 2 * dim if model.qk_norm_shared else queries + keys_values / 2
     gates = 2 if model.gated_mlp else 1
     inner = model.intermediate / tp
-    norm = hidden * (2 if model.norm_bias else 1)
+    norm = model.one_norm_parameters
     reduce = exchanges.tensor_reduce
     f = formats
     return [
@@ -45,7 +46,7 @@ def text_operators(
             "layer",
             f,
             2 * (queries + keys_values),
-            weights=2 * dim if model.qk_norm else 0,
+            weights=head_norms if model.qk_norm else 0,
         ),
         attention(
             "prefill attention",
@@ -156,8 +157,9 @@ def _experts(
             matmul("shared expert up", "expert_layer", f, hidden, gates * shared_inner),
             elementwise("shared expert activation", "expert_layer", f, (gates + 1) * shared_inner),
             matmul("shared expert down", "expert_layer", f, shared_inner, hidden),
-            matmul("shared expert gate", "expert_layer", f, hidden, 1, wide=True),
         ]
+    if shared_inner and experts.shared_gate:
+        operators.append(matmul("shared expert gate", "expert_layer", f, hidden, 1, wide=True))
     return [
         *operators,
         *network("experts all-reduce", "expert_layer", f, exchanges.tensor_reduce, hidden),
@@ -182,7 +184,7 @@ def _head(model: TextModel, parallel: Parallelism, formats: Formats, exchanges: 
     width = model.embedding_width or model.hidden
     vocab = model.vocab / parallel.tensor
     f = formats
-    norm = model.hidden * (2 if model.norm_bias else 1)
+    norm = model.one_norm_parameters
     projection = matmul("head projection", "head", f, model.hidden, width)
     return [
         *([elementwise("final norm", "head", f, 2 * model.hidden, weights=norm)] if model.final_norm else []),

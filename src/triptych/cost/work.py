@@ -13,7 +13,7 @@ from triptych.cost.operators import Formats, Operator
 from triptych.cost.placement import operators, runs, stage_parts
 from triptych.spec.deployment import Parallelism
 from triptych.spec.device import Device
-from triptych.spec.model import Model
+from triptych.spec.model import Model, TextModel
 
 
 class Work:
@@ -43,7 +43,7 @@ class Work:
 
     def rows(self, columns: Mapping[str, NDArray[Any]]) -> tuple[Floats, Floats]:
         """FLOP and bytes of rows: see `IterationCost.work`."""
-        column, iterations = mean_columns(columns, self._model.text.sliding_window)
+        column, iterations = mean_columns(columns, self._model.text)
         tokens = column["tokens"]
         of_row = loads(self._model, **column)
         of_ranks = loads(self._model, **{**NO_LOAD, "tokens": tokens * self._parallel.data})
@@ -63,8 +63,11 @@ _COLUMNS = (
 )
 
 
-def mean_columns(columns: Mapping[str, NDArray[Any]], window: int | None) -> tuple[dict[str, Floats], Floats]:
-    """The arguments of `loads` for an iteration that is the mean of its row's, and the rows' iterations."""
+def mean_columns(columns: Mapping[str, NDArray[Any]], text: TextModel) -> tuple[dict[str, Floats], Floats]:
+    """The arguments of `loads` for an iteration that is the mean of its row's, and the rows' iterations.
+
+    Pairs and KV tokens are those of the mean over layers.
+    """
     column = {name: np.asarray(columns[name], dtype=np.float64) for name in _COLUMNS}
     iterations, decodes = column.pop("iterations"), column["decodes"]
     # In a run of chunks of one prompt the history grows by a chunk each time: at the middle of the run it is
@@ -72,12 +75,21 @@ def mean_columns(columns: Mapping[str, NDArray[Any]], window: int | None) -> tup
     earlier = column["prefill_tokens"] * (iterations - 1) / 2
     column["prefill_pairs"] = column["prefill_pairs"] + column["prefill_tokens"] * earlier
     column["prefill_kv"] = column["prefill_kv"] + earlier
+    pairs, kv = column["prefill_pairs"], column["decode_kv"]
+    column["decode_kv"] = mean_decode_kv(kv, decodes, iterations)
+    window, windowed = text.sliding_window, text.windowed_share
     if window is not None:  # the log counts pairs as if there were none; a query sees no more than it
-        seen = column["prefill_tokens"] * window
-        column["prefill_pairs"] = np.minimum(column["prefill_pairs"], seen)
+        near = np.minimum(pairs, column["prefill_tokens"] * window)
+        column["prefill_pairs"] = _mixed(near, pairs, windowed)
+        near = mean_decode_kv(kv, decodes, iterations, window)
+        column["decode_kv"] = _mixed(near, column["decode_kv"], windowed)
     column["tokens"] = column["prefill_tokens"] + decodes
-    column["decode_kv"] = mean_decode_kv(column["decode_kv"], decodes, iterations, window)
     return column, iterations
+
+
+def _mixed(near: Floats, far: Floats, share: float) -> Floats:
+    """`share` of the first, the rest of the second."""
+    return near if share == 1.0 else share * near + (1.0 - share) * far
 
 
 def mean_decode_kv(first: Floats, decodes: Floats, iterations: Floats, window: int | None = None) -> Floats:

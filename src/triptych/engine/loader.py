@@ -6,7 +6,6 @@ model, the code that runs it included, is that of a real checkpoint.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from torch import nn
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
@@ -30,14 +28,11 @@ from transformers.initialization import no_init_weights
 
 from triptych import catalog
 from triptych.engine.attention import NAME
+from triptych.engine.random_weights import fill
 from triptych.engine.servable import check_checkpoint
 from triptych.spec.base import SpecError
 
 RANDOM = catalog.RANDOM
-_BLOCK = 1_000_003
-"""Random numbers that are drawn once and laid end to end to fill a tensor. A prime, so that rows differ."""
-_SHARP = ("q_proj", "k_proj", "q_norm", "k_norm")
-"""Modules that make queries and keys."""
 _LAYERS = {"full_attention", "sliding_attention"}
 """Kinds of layers that paged attention is for; a model may mix them with others."""
 _FAULTS = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, StrictDataclassError)
@@ -58,7 +53,7 @@ class LoadedModel:
     head_dim: int
     vocab_size: int
     max_context: int
-    """Tokens that its positions reach."""
+    """Tokens that its positions reach, with the frequencies that they begin with."""
     eos_token_ids: tuple[int, ...]
     image_token_id: int | None
     """Stands in a prompt for one embedding of an image; None: it takes no images."""
@@ -105,7 +100,7 @@ def load(
             with no_init_weights():
                 model = kind.from_config(config, dtype=dtype, attn_implementation=kernels)
             model.tie_weights()
-            _fill(model, seed)
+            fill(model, seed)
             model.to(device)
         else:
             model = _from_checkpoint(kind, name, config, dtype, device, kernels)
@@ -119,7 +114,7 @@ def load(
         kv_heads=getattr(text, "num_key_value_heads", None) or heads,
         head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
         vocab_size=text.vocab_size,
-        max_context=text.max_position_embeddings,
+        max_context=_reach(text),
         eos_token_ids=stop_tokens,
         image_token_id=config.image_token_id if takes_images else None,
     )
@@ -180,38 +175,6 @@ def _from_checkpoint(
     return model
 
 
-def _fill(model: nn.Module, seed: int) -> None:
-    """Random weights under which what comes out depends on all that went in.
-
-    Matrices keep the size of what passes through them (variance 1 / inputs) and embeddings are small beside
-    what the layers add; with the usual small weights a deep random model says the same token for ever. So it
-    does where attention is spread over all tokens alike, hence queries and keys of twice the size.
-    """
-    numbers = torch.rand(_BLOCK, generator=torch.Generator().manual_seed(seed)) * 2 - 1
-    offset = 0
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            sharp = 2.0 if name.split(".")[-2] in _SHARP else 1.0
-            if "norm" in name:
-                weight.fill_(0.0 if name.endswith("bias") else sharp)
-                continue
-            # Experts are stacked: (experts, outputs, inputs).
-            inputs = weight.shape[-1] if weight.dim() == 3 else math.prod(weight.shape[1:])
-            scale = sharp * math.sqrt(3 / inputs) if weight.dim() > 1 else 0.05
-            if "embed" in name or name.endswith("lm_head.weight"):
-                scale = 0.05
-            _tile(weight, numbers.roll(offset) * scale)
-            offset += 7919  # so that equal shapes differ
-
-
-def _tile(weight: torch.Tensor, numbers: torch.Tensor) -> None:
-    flat = weight.view(-1)
-    numbers = numbers.to(flat.dtype)
-    for first in range(0, flat.numel(), _BLOCK):
-        part = flat[first : first + _BLOCK]
-        part.copy_(numbers[: part.numel()])
-
-
 def _with_image_positions(config: PretrainedConfig) -> PretrainedConfig:
     """Says how rotary dimensions are shared by time, height and width, which shapes alone leave out.
 
@@ -225,6 +188,19 @@ def _with_image_positions(config: PretrainedConfig) -> PretrainedConfig:
     side = half * 5 // 16 if config.model_type.startswith("qwen3") else half * 3 // 8
     text.rope_parameters = {"mrope_section": [half - 2 * side, side, side], **text.rope_parameters}
     return config
+
+
+def _reach(text: PretrainedConfig) -> int:
+    """Tokens of the longest sequence.
+
+    LongRoPE turns all tokens of a sequence by other frequencies once it is longer than the model was first
+    trained for. The tokens of a batch share theirs, so longer sequences are not taken.
+    """
+    rope = getattr(text, "rope_parameters", None) or {}
+    kinds = [rope, *(part for part in rope.values() if isinstance(part, dict))]
+    long = [kind for kind in kinds if kind.get("rope_type") == "longrope"]
+    limits = [int(kind["original_max_position_embeddings"]) for kind in long]
+    return min([int(text.max_position_embeddings), *limits])
 
 
 def _stop_tokens(config: PretrainedConfig, name: str) -> tuple[int, ...]:

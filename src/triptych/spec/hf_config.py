@@ -61,7 +61,7 @@ def model_from_config(
     family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
     if family is None:
         found = "missing" if model_type is None else f"{model_type!r} is not read"
-        raise fields.wrong("model_type", f"{found}; use a model of {', '.join(FAMILIES)}")
+        raise fields.wrong("model_type", f"{found}; use a model of {', '.join(sorted(FAMILIES))}")
     language = _language_fields(fields) if family.vision else fields
     text = TextModel.parse(family.text(language), file=file)
     vision = None

@@ -59,13 +59,15 @@ class Fields:
             raise self.wrong(name, f"must be true or false, not {shown(value)}")
         return value
 
-    def first_layers(self, name: str, *, default: int) -> int:
-        """A number of layers, which may be zero.
+    def whole(self, name: str, *, default: int) -> int:
+        """A count that may be zero.
 
         Raises:
             SpecError: the value is no such number.
         """
-        return 0 if self._values.get(name) == 0 else self.count(name, default=default)
+        if self._values.get(name, default) == 0:
+            return 0
+        return self.count(name, default=default)
 
     def indices(self, name: str, *, default: tuple[int, ...]) -> tuple[int, ...]:
         """A list of layer numbers, counted from zero.
@@ -80,6 +82,20 @@ class Fields:
         if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in numbers):
             raise self.wrong(name, f"must be a list of layer numbers, not {shown(value)}")
         return tuple(numbers)
+
+    def words(self, name: str) -> tuple[str, ...] | None:
+        """A list of words; None where it is absent.
+
+        Raises:
+            SpecError: the value is no such list.
+        """
+        value = self._values.get(name)
+        if value is None:
+            return None
+        words = value if isinstance(value, list) else [None]
+        if not all(isinstance(word, str) for word in words):
+            raise self.wrong(name, f"must be a list of words, not {shown(value)}")
+        return tuple(words)
 
     def nested(self, name: str, *, default: Mapping[str, Any] | None = None) -> Fields:
         """The fields of a mapping inside this one.

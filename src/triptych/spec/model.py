@@ -14,9 +14,6 @@ __all__ = ["Experts", "Model", "Positions", "TextModel", "VisionModel"]
 
 Positions = Literal["rotary", "learned"]
 
-_LEARNED_POSITION_OFFSET = 2
-"""OPT keeps two rows of its position table free (`OPTLearnedPositionalEmbedding`)."""
-
 
 class Experts(Spec):
     """Mixture-of-experts MLP: `top_k` of `count` experts work on each token."""
@@ -27,6 +24,8 @@ class Experts(Spec):
     """Hidden width of one expert's MLP."""
     shared_intermediate: int = Field(default=0, ge=0)
     """Hidden width of the MLP that every token passes beside its experts; 0 if there is none."""
+    shared_gate: bool = True
+    """Whether a gate weighs that MLP's output (Qwen2-MoE)."""
     layers: PositiveInt
     """How many layers have experts; the others have the plain MLP."""
 
@@ -52,10 +51,14 @@ class TextModel(Spec):
     vocab: PositiveInt
     tied_embeddings: bool
     positions: Positions = "rotary"
+    spare_positions: int = Field(default=0, ge=0)
+    """Rows of the table of learned positions that no token takes (OPT)."""
     max_context: PositiveInt
     """`max_position_embeddings`."""
     sliding_window: PositiveInt | None = None
-    """Tokens that attention looks back, where all layers are windowed."""
+    """Tokens that attention looks back in layers with a window."""
+    windowed_layers: PositiveInt | None = None
+    """How many layers have the window; None: all."""
     experts: Experts | None = None
     qkv_bias: bool = False
     output_bias: bool = False
@@ -63,12 +66,16 @@ class TextModel(Spec):
     mlp_bias: bool = False
     norm_bias: bool = False
     """LayerNorm (weight and bias) rather than RMSNorm (weight)."""
+    norm_weight: bool = True
+    """Whether norms over the hidden width have a weight (OLMo's have none)."""
     norms_per_layer: PositiveInt = 2
-    """Norms over the hidden width in a layer (1 where attention and MLP run in parallel)."""
+    """Norms over the hidden width in a layer (1 where attention and MLP share it, 4 in Gemma 3)."""
     final_norm: bool = True
     """Norm after the last layer (OPT-350M has none)."""
     qk_norm: bool = False
-    """RMSNorm over each query and key head (Qwen3)."""
+    """Norm over each query and key head (Qwen3), or over all of them together (OLMo 2)."""
+    qk_norm_shared: bool = True
+    """Whether heads share that norm's weights."""
     head_bias: bool = False
     """Bias of the language-model head (Phi-2)."""
     embedding_width: PositiveInt | None = None
@@ -80,7 +87,20 @@ class TextModel(Spec):
             raise ValueError(f"kv_heads ({self.kv_heads}) must divide heads ({self.heads})")
         if self.experts is not None and self.experts.layers > self.layers:
             raise ValueError(f"experts.layers ({self.experts.layers}) must not exceed layers ({self.layers})")
+        if self.windowed_layers is not None:
+            if self.sliding_window is None:
+                raise ValueError("windowed_layers needs sliding_window; give it a value")
+            if self.windowed_layers > self.layers:
+                problem = f"({self.windowed_layers}) must not exceed layers ({self.layers})"
+                raise ValueError(f"windowed_layers {problem}")
         return self
+
+    @property
+    def windowed_share(self) -> float:
+        """Share of the layers whose attention has a window."""
+        if self.sliding_window is None:
+            return 0.0
+        return 1.0 if self.windowed_layers is None else self.windowed_layers / self.layers
 
     @property
     def expert_layers(self) -> int:
@@ -98,7 +118,14 @@ class TextModel(Spec):
         queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
         matrices = self.hidden * (queries + 2 * keys) + queries * self.hidden
         biases = (queries + 2 * keys if self.qkv_bias else 0) + self.hidden * self.output_bias
-        return matrices + biases + (2 * self.head_dim if self.qk_norm else 0)
+        return matrices + biases + self.head_norm_parameters
+
+    @property
+    def head_norm_parameters(self) -> int:
+        """Norms of queries and keys in one layer; 0 where there are none."""
+        if not self.qk_norm:
+            return 0
+        return self.head_dim * (2 if self.qk_norm_shared else self.heads + self.kv_heads)
 
     @property
     def mlp_parameters(self) -> int:
@@ -117,31 +144,35 @@ class TextModel(Spec):
 
     @property
     def shared_expert_parameters(self) -> int:
-        """The shared expert of one expert layer and its gate (Qwen2-MoE); 0 where there is none."""
+        """The shared expert of one expert layer and its gate, if any; 0 where there is none."""
         if self.experts is None or not self.experts.shared_intermediate:
             return 0
-        return self._mlp(self.experts.shared_intermediate) + self.hidden
+        return self._mlp(self.experts.shared_intermediate) + self.hidden * self.experts.shared_gate
 
     @property
     def norm_parameters(self) -> int:
         """Norms over the hidden width of one layer."""
-        return self.norms_per_layer * self._norm
+        return self.norms_per_layer * self.one_norm_parameters
+
+    @property
+    def one_norm_parameters(self) -> int:
+        """One norm over the hidden width."""
+        return self.hidden * (self.norm_weight + self.norm_bias)
 
     @property
     def embedding_parameters(self) -> int:
         """Token embedding, learned positions, and the projections of a narrower embedding."""
         width = self.embedding_width or self.hidden
-        positions = self.max_context + _LEARNED_POSITION_OFFSET
+        positions = self.max_context + self.spare_positions
         learned = positions * self.hidden if self.positions == "learned" else 0
         projections = 2 * width * self.hidden if self.embedding_width else 0
         return self.vocab * width + learned + projections
 
     @property
     def head_parameters(self) -> int:
-        """The language-model head; 0 where it is the token embedding."""
-        if self.tied_embeddings:
-            return 0
-        return self.vocab * ((self.embedding_width or self.hidden) + self.head_bias)
+        """The language-model head, of which a tied embedding counts as no part."""
+        width = 0 if self.tied_embeddings else self.embedding_width or self.hidden
+        return self.vocab * (width + self.head_bias)
 
     @property
     def parameters(self) -> int:
@@ -152,10 +183,6 @@ class TextModel(Spec):
     def active_parameters(self) -> int:
         """Parameters that work on one token: of the routed experts only `top_k`."""
         return self._with_experts(self.experts.top_k if self.experts else 0)
-
-    @property
-    def _norm(self) -> int:
-        return self.hidden * (2 if self.norm_bias else 1)
 
     def _mlp(self, width: int) -> int:
         into = (2 if self.gated_mlp else 1) * width
@@ -169,7 +196,7 @@ class TextModel(Spec):
             + self.layers * (self.attention_parameters + self.norm_parameters)
             + self.dense_layers * self.mlp_parameters
             + self.expert_layers * mixture
-            + (self._norm if self.final_norm else 0)
+            + (self.one_norm_parameters if self.final_norm else 0)
             + self.head_parameters
         )
 
