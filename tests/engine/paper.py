@@ -6,7 +6,7 @@ And a clock that goes as it is told. With both, an engine runs thousands of rand
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -64,6 +64,11 @@ class PaperRunner:
 
     def positions(self, sequence: EngineSequence) -> tuple[None, int]:
         return None, 0
+
+    def move(self, moves: Mapping[int, int]) -> None:
+        size, before = self.block_size, self._places.copy()
+        for page, source in moves.items():
+            self._places[page * size : (page + 1) * size] = before[source * size : (source + 1) * size]
 
     def logits(self, work: list[Work]) -> torch.Tensor:
         for sequence, history, tokens, _ in work:  # all are written before any is read

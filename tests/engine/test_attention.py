@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from triptych.engine import attention
-from triptych.engine.attention import KVPool, Pass, Piece, attend
+from triptych.engine.attention import PIECE_BY_PIECE, KVPool, Pass, Piece, attend
 
 
 class Layer(nn.Module):
@@ -38,7 +38,7 @@ def definition(query: Tensor, keys: Tensor, values: Tensor, scale: float, window
     kv_heads=st.sampled_from([1, 2]),
     shared=st.sampled_from([1, 3]),
     window=st.sampled_from([None, 5, 16]),
-    side_by_side=st.booleans(),
+    lie=st.sampled_from(["side by side", "in stretches", "scattered"]),
     anywhere=st.booleans(),
 )
 @settings(max_examples=60, deadline=None)
@@ -47,15 +47,18 @@ def test_each_piece_sees_its_own_context(
     kv_heads: int,
     shared: int,
     window: int | None,
-    side_by_side: bool,
+    lie: str,
     anywhere: bool,
 ) -> None:
+    side_by_side = lie == "side by side"
     width, heads = 8, kv_heads * shared
     noise = torch.Generator().manual_seed(1)
     pool = KVPool(layers=2, tokens=400, heads=kv_heads, head_dim=width, dtype=torch.float32, device="cpu")
     pool.keys[1] = torch.randn(400, kv_heads, width, generator=noise)
     pool.values[1] = torch.randn(400, kv_heads, width, generator=noise)
     free = torch.arange(400) if side_by_side else torch.randperm(400, generator=noise)
+    if lie == "in stretches":
+        free = (torch.randperm(400 // 16, generator=noise)[:, None] * 16 + torch.arange(16)).flatten()
     pieces, places, first, used = [], [], 0, 0
     for history, tokens in lengths:
         own = free[used : used + history + tokens]
@@ -64,11 +67,11 @@ def test_each_piece_sees_its_own_context(
         first, used = first + tokens, used + history + tokens
     query = torch.randn(1, heads, first, width, generator=noise)
     key, value = (torch.randn(1, kv_heads, first, width, generator=noise) for _ in range(2))
-    batch = Pass(pool, pieces, torch.cat(places))
+    lines = None if anywhere else PIECE_BY_PIECE.prepare(pieces)
+    batch = Pass(pool, pieces, torch.cat(places), PIECE_BY_PIECE, lines)
     with pytest.MonkeyPatch.context() as patch:
         if anywhere:  # what devices other than the CPU run
-            patch.setattr(attention, "_one", elsewhere)
-            patch.setattr(attention, "_several", elsewhere)
+            patch.setattr(attention, "attend_side_by_side", elsewhere)
         out, _ = attend(Layer(), query, key, value, None, 0.3, sliding_window=window, kv=batch)
     used = 0
     for piece in pieces:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,23 +12,23 @@ import torch
 
 from triptych.engine.core import Engine
 from triptych.engine.messages import ImageInput, Sampling, Submit
-from triptych.engine.runner import Runner
+from triptych.engine.runner import Runner, range_on
 from triptych.policy import SCHEDULERS, EmbeddingCache, KVCache
 
 from . import tiny
 
 
-def test_each_phase_has_its_range(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_phase_has_its_range(tmp_path: Path) -> None:
     names: list[str] = []
 
     @contextmanager
-    def note(_: Runner, name: str) -> Iterator[None]:
+    def note(name: str) -> Iterator[None]:
         names.append(name)
         yield
 
-    monkeypatch.setattr(Runner, "_range", note)
     scheduler = SCHEDULERS["unified"](KVCache(20, 4), EmbeddingCache(4, 4), max_batch=2, max_tokens=16)
     engine = Engine(Runner(tiny.build("qwen2_5_vl", tmp_path), blocks=20, block_size=4), scheduler)
+    engine.runner.range = note
     image = ImageInput(1, (1, 2, 4), 2, bytes(2 * 4 * 3 * 14 * 14))
     tokens = [508, 510, 510, 509, *range(20)]
     engine.turn([Submit("0", tokens, Sampling(max_tokens=3, temperature=0.0, ignore_eos=True), [image])])
@@ -40,6 +39,8 @@ def test_each_phase_has_its_range(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_ranges_are_those_of_nvtx(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda.nvtx, "range", lambda name: f"range {name}")
-    runner: Any = SimpleNamespace(_device=torch.device("cuda"))
-    assert Runner._range(runner, "token") == "range token"
+    made: Any = lambda name: f"range {name}"  # noqa: E731
+    monkeypatch.setattr(torch.cuda.nvtx, "range", made)
+    assert range_on(torch.device("cuda"))("token") == "range token"
+    with range_on(torch.device("cpu"))("token") as nothing:
+        assert nothing is None

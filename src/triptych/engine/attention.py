@@ -2,19 +2,21 @@
 
 One forward pass carries the packed tokens of a whole batch: pieces of prompts and single tokens of decodes.
 Each layer first writes its new keys and values to their places in the pool; then every piece attends to its
-own request's places, from the first token on.
+own request's places, from the first token on: one after the other here, all in one call in `varlen.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention.bias import causal_lower_right
 from transformers import AttentionInterface
+
+from triptych.engine.flash_cpu import Stretches, attend_side_by_side, attend_stretches, stretches
 
 NAME = "triptych_paged"
 """Under which transformers knows it (`attn_implementation`)."""
@@ -32,7 +34,6 @@ class KVPool:
         head_dim: values of a head.
         dtype: of keys and values.
         device: where they are.
-        products: format in which a piece of a prompt is multiplied; None: as they are.
     """
 
     def __init__(
@@ -44,12 +45,16 @@ class KVPool:
         head_dim: int,
         dtype: torch.dtype,
         device: torch.device | str,
-        products: torch.dtype | None = None,
     ) -> None:
         shape = (layers, tokens, heads, head_dim)
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
-        self.products = products or dtype
+
+    def copy_pages(self, sources: list[int], targets: list[int], size: int) -> None:
+        """Copies pages of `size` tokens within the pool, all at once: one may be a source and a target."""
+        for tensor in (self.keys, self.values):
+            pages = tensor.unflatten(1, (-1, size))
+            pages[:, targets] = pages[:, sources]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +71,93 @@ class Piece:
     (context,)."""
 
 
+class Attention(Protocol):
+    """How the pieces of a pass attend to what the pool holds of their requests; chosen once for a pool."""
+
+    name: str
+    """For the log."""
+
+    def prepare(self, pieces: Sequence[Piece]) -> Any:
+        """What all layers of a pass need beside the pieces: its `lines`, which `to` brings to a device."""
+
+    def __call__(
+        self, query: Tensor, keys: Tensor, values: Tensor, kv: Pass, scale: float, window: int | None
+    ) -> Tensor:
+        """Attention of the packed tokens in one layer, whose KV is in the pool.
+
+        Args:
+            query: shape (heads, tokens, head_dim).
+            keys: of the layer, shape (places, KV heads, head_dim).
+            values: likewise.
+            kv: the pass.
+            scale: of the scores.
+            window: tokens back that a token sees, itself included; None: all.
+
+        Returns:
+            Shape (tokens, heads, head_dim).
+        """
+
+
+class Parts(list[Stretches | None]):
+    """Of each piece whose keys lie in a few stretches, these; None: side by side, or to be gathered."""
+
+    def to(self, device: torch.device) -> Parts:
+        """The same: they are read by the host."""
+        return self
+
+
+class PieceByPiece:
+    """A call, or a few, for each piece: what the CPU's kernels are made for.
+
+    Args:
+        products: format in which a piece of a prompt is multiplied; None: as it is.
+    """
+
+    def __init__(self, products: torch.dtype | None = None) -> None:
+        self.name = "SDPA, piece by piece"
+        self._products = products
+
+    def prepare(self, pieces: Sequence[Piece]) -> Parts:
+        """Where the pieces' keys lie, as far as a call needs to know it."""
+        return Parts(
+            None if isinstance(piece.place, int) else stretches(piece.place, piece.tokens) for piece in pieces
+        )
+
+    def __call__(
+        self, query: Tensor, keys: Tensor, values: Tensor, kv: Pass, scale: float, window: int | None
+    ) -> Tensor:
+        """As `Attention` says."""
+        products = self._products
+        heads, tokens, width = query.shape
+        out = query.new_empty((tokens, heads, width))
+        for index, piece in enumerate(kv.pieces):
+            end = piece.first + piece.tokens
+            context = piece.history + piece.tokens
+            q = query[:, piece.first : end]
+            parts = kv.lines[index] if kv.lines else None
+            if parts is not None and self._takes_parts(q, context, window):
+                out[piece.first : end] = attend_stretches(q, keys, values, parts, scale)
+                continue
+            if isinstance(piece.place, int):
+                k, v = keys[piece.place : piece.place + context], values[piece.place : piece.place + context]
+            else:
+                k, v = keys[piece.place], values[piece.place]
+            if products is not None and piece.tokens > 1:
+                q, k, v = q.to(products), k.to(products), v.to(products)
+            out[piece.first : end] = _piece(q, k, v, scale, window)
+        return out
+
+    def _takes_parts(self, query: Tensor, context: int, window: int | None) -> bool:
+        """Whether a piece can attend to stretches of the pool as they are."""
+        if query.device.type != "cpu" or (window is not None and context > window):
+            return False
+        # What is converted for the products is copied anyway.
+        return query.shape[1] == 1 or self._products in (None, query.dtype)
+
+
+PIECE_BY_PIECE = PieceByPiece()
+
+
 @dataclass(frozen=True, slots=True)
 class Pass:
     """What attention needs to know of a batch; it travels through the model's forward as `kv`."""
@@ -74,6 +166,9 @@ class Pass:
     pieces: Sequence[Piece]
     places: Tensor
     """Where the packed tokens are written, shape (tokens,)."""
+    attention: Attention = PIECE_BY_PIECE
+    lines: Any = None
+    """What it has prepared."""
 
 
 def attend(
@@ -119,18 +214,7 @@ def attend(
     keys.index_copy_(0, kv.places, key[0].transpose(0, 1).to(keys.dtype))
     values.index_copy_(0, kv.places, value[0].transpose(0, 1).to(values.dtype))
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    out = query.new_empty((query.shape[2], query.shape[1], query.shape[3]))
-    for piece in kv.pieces:
-        end = piece.first + piece.tokens
-        context = piece.history + piece.tokens
-        if isinstance(piece.place, int):
-            k, v = keys[piece.place : piece.place + context], values[piece.place : piece.place + context]
-        else:
-            k, v = keys[piece.place], values[piece.place]
-        q = query[0, :, piece.first : end]
-        if piece.tokens > 1:
-            q, k, v = q.to(kv.pool.products), k.to(kv.pool.products), v.to(kv.pool.products)
-        out[piece.first : end] = _piece(q, k, v, scale, sliding_window)
+    out = kv.attention(query[0], keys, values, kv, scale, sliding_window)
     return out.unsqueeze(0), None
 
 
@@ -158,7 +242,7 @@ def _piece(query: Tensor, keys: Tensor, values: Tensor, scale: float, window: in
     if query.device.type != "cpu":
         bias = None if tokens == 1 else causal_lower_right(tokens, context)
         return _sdpa(query, keys, values, scale, bias)
-    return _one(query, keys, values, scale) if tokens == 1 else _several(query, keys, values, scale)
+    return attend_side_by_side(query, keys, values, scale)
 
 
 def _sdpa(query: Tensor, keys: Tensor, values: Tensor, scale: float, mask: Tensor | None) -> Tensor:
@@ -182,46 +266,3 @@ def _window(tokens: int, context: int, window: int, device: torch.device) -> Ten
     position = torch.arange(context - tokens, context, device=device).unsqueeze(1)
     back = position - torch.arange(context, device=device)
     return (back >= 0) & (back < window)
-
-
-def _one(query: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
-    """A single token on the CPU: heads that share keys are rows of one product."""
-    heads, _, width = query.shape
-    kv_heads = keys.shape[1]
-    grouped = query.reshape(1, kv_heads, heads // kv_heads, width)
-    out, _ = _flash(
-        grouped, keys.transpose(0, 1).unsqueeze(0), values.transpose(0, 1).unsqueeze(0), False, scale
-    )
-    return out.reshape(1, heads, width)
-
-
-def _several(query: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
-    """Several tokens on the CPU, where causal attention is for as many keys as tokens: history goes apart."""
-    heads, tokens, width = query.shape
-    history, kv_heads = keys.shape[0] - tokens, keys.shape[1]
-    shared = heads // kv_heads
-    grouped = query.reshape(kv_heads, shared, tokens, width)
-    k = keys.transpose(0, 1).unsqueeze(1).expand(-1, shared, -1, -1)
-    v = values.transpose(0, 1).unsqueeze(1).expand(-1, shared, -1, -1)
-    out, weight = _flash(grouped, k[:, :, history:], v[:, :, history:], True, scale)
-    if history:
-        before, weight_before = _flash(grouped, k[:, :, :history], v[:, :, :history], False, scale)
-        out = _merge(out, weight, before, weight_before)
-    return out.reshape(heads, tokens, width).transpose(0, 1)
-
-
-def _flash(query: Tensor, keys: Tensor, values: Tensor, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
-    """Output, shape (batch, heads, tokens, head_dim), and log-sum-exp of the scores, without the last."""
-    out, weight = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        query, keys, values, 0.0, causal, scale=scale
-    )
-    return out, weight
-
-
-def _merge(one: Tensor, one_weight: Tensor, other: Tensor, other_weight: Tensor) -> Tensor:
-    """Attention over two sets of keys from that over each, weighed by their softmax denominators.
-
-    Source: Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018.
-    """
-    share = torch.sigmoid(one_weight - other_weight).unsqueeze(-1).to(torch.float32)
-    return torch.lerp(other.float(), one.float(), share).to(one.dtype)

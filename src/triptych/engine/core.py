@@ -72,6 +72,11 @@ class Engine:
         """Whether there is a batch to compute, or one that was computed and is to be ended."""
         return self._batch is not None
 
+    @property
+    def batch(self) -> Batch | None:
+        """The batch to compute, or that was computed and is to be ended."""
+        return self._batch
+
     def turn(self, messages: Iterable[Submit | Abort] = ()) -> list[Tokens | Failed]:
         """Takes in what has come, ends the computed batch and begins the next.
 
@@ -245,6 +250,7 @@ class Engine:
                 self._work.append(Work(self._sequences[request], decodes.context(request), 1, True))
         for sequence, history, tokens, _ in self._work:
             self._pages.bind(sequence, history, tokens)
+        self.runner.move(self._pages.moves())
 
     def _end(self, batch: Batch, now: float) -> tuple[list[Tokens], list[Request]]:
         """Completes the batch; returns what came of it, and the requests that a stop token ends."""

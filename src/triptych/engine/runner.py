@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -11,11 +12,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from triptych.engine.attention import KVPool, Pass, Piece
+from triptych.engine.attention import Attention, KVPool, Pass, Piece
+from triptych.engine.graphs import Capture, DecodeGraphs, Inputs
 from triptych.engine.loader import LoadedModel
 from triptych.engine.messages import ImageInput, Sampling
 from triptych.engine.sequence import Sequence
+from triptych.engine.varlen import Varlen, choose
 from triptych.policy import Request
+
+logger = logging.getLogger(__name__)
 
 
 class Work(NamedTuple):
@@ -45,25 +50,42 @@ class Runner:
         blocks: KV blocks.
         block_size: tokens in one.
         products: number format in which the device multiplies fastest; None: the model's.
+        attention: of all passes; None: the best that the device has.
     """
 
     def __init__(
-        self, model: LoadedModel, *, blocks: int, block_size: int, products: torch.dtype | None = None
+        self,
+        model: LoadedModel,
+        *,
+        blocks: int,
+        block_size: int,
+        products: torch.dtype | None = None,
+        attention: Attention | None = None,
     ) -> None:
         self.model = model
         self.embeddings: dict[int, Embedding] = {}
         """By image content; whoever evicts removes."""
         self.blocks = blocks
         self._block_size = block_size
-        self._device = next(model.model.parameters()).device
+        self.device: torch.device = next(model.model.parameters()).device
+        self.attention: Attention = attention or choose(
+            kv_heads=model.kv_heads,
+            head_dim=model.head_dim,
+            block_size=block_size,
+            dtype=model.dtype,
+            device=self.device,
+            products=products,
+        )
+        self.graphs: DecodeGraphs | None = None
+        self.range: Callable[[str], AbstractContextManager[None]] = range_on(self.device)
+        """Around the passes of a phase, by its name: what profilers show."""
         self._pool = KVPool(
             layers=model.layers,
-            tokens=blocks * block_size,
+            tokens=(blocks + 1) * block_size,  # the last page is nobody's: see `graphs.py`
             heads=model.kv_heads,
             head_dim=model.head_dim,
             dtype=model.dtype,
-            device=self._device,
-            products=products,
+            device=self.device,
         )
 
     def warm_up(self) -> None:
@@ -76,16 +98,41 @@ class Runner:
         self.logits([Work(sequence, tokens - 1, 1, True)])
 
     @torch.inference_mode()
+    def capture(self, most: int, capture: Capture) -> None:
+        """From now on decodes run as captured graphs, where model and attention allow it.
+
+        Args:
+            most: sequences of the largest batch.
+            capture: `graphs.CUDACapture` in use.
+        """
+        if not isinstance(self.attention, Varlen):
+            logger.info("decodes run without graphs: attention goes %s", self.attention.name)
+            return
+        try:
+            self.graphs = DecodeGraphs(
+                lambda inputs: self._forward(inputs, None, {}),
+                pool=self._pool,
+                attention=self.attention,
+                most=most,
+                longest=min(self.model.max_context, self.blocks * self._block_size),
+                page=self._block_size,
+                axes=1 if self.model.image_token_id is None else 3,
+                capture=capture,
+            )
+        except RuntimeError as error:  # experts in a format for which they wait for the device, for one
+            logger.info("decodes run without graphs: %s", str(error).partition("\n")[0])
+
+    @torch.inference_mode()
     def encode(self, images: Iterable[ImageInput]) -> None:
         """Runs the vision tower over images and keeps their embeddings."""
         images = list(images)
-        with self._range("encode"):
+        with self.range("encode"):
             self._encode(images)
 
     def _encode(self, images: list[ImageInput]) -> None:
         frames = self.model.model.config.vision_config.temporal_patch_size
-        pixels = torch.cat([patches(image, frames).to(self._device, self.model.dtype) for image in images])
-        grids = torch.tensor([image.grid for image in images], device=self._device)
+        pixels = torch.cat([patches(image, frames).to(self.device, self.model.dtype) for image in images])
+        grids = torch.tensor([image.grid for image in images], device=self.device)
         found = self.model.model.get_image_features(pixels, image_grid_thw=grids, return_dict=True)
         layers = getattr(found, "deepstack_features", None) or ()
         for index, image in enumerate(images):
@@ -104,23 +151,30 @@ class Runner:
         return positions[:, 0], int(shift)
 
     @torch.inference_mode()
+    def move(self, moves: Mapping[int, int]) -> None:
+        """Copies pages: to each key the content of its value, all at once."""
+        if moves:
+            self._pool.copy_pages(list(moves.values()), list(moves), self._block_size)
+
+    @torch.inference_mode()
     def logits(self, work: list[Work]) -> Tensor:
         """Runs the language model.
 
         Returns:
             float32, shape (sequences of which a token is wanted, vocabulary), in the order of `work`.
         """
-        with self._range("prompt" if any(item.tokens > 1 for item in work) else "token"):
-            return self._logits(work)
+        with self.range("prompt" if any(item.tokens > 1 for item in work) else "token"):
+            inputs, rows = self._inputs(work)
+            if self.graphs is not None and self.graphs.take(inputs) and not _shows_images(work):
+                logits = self.graphs.run(inputs)
+                return logits if len(rows) == len(work) else logits[rows]
+            inputs = inputs.to(self.device)
+            keep = torch.tensor(rows, dtype=torch.long, device=self.device)
+            images = {} if self.model.image_token_id is None else self._with_images(inputs.ids, work)
+            return self._forward(inputs, keep, images)
 
-    def _range(self, name: str) -> AbstractContextManager[None]:
-        """An NVTX range, which profilers of CUDA show."""
-        if self._device.type == "cuda":
-            ranged: AbstractContextManager[None] = torch.cuda.nvtx.range(name)
-            return ranged
-        return nullcontext()
-
-    def _logits(self, work: list[Work]) -> Tensor:
+    def _inputs(self, work: list[Work]) -> tuple[Inputs, list[int]]:
+        """A batch for the model, on the CPU, and the tokens of which logits are wanted."""
         tokens: list[int] = []
         rows: list[int] = []
         pieces: list[Piece] = []
@@ -135,24 +189,26 @@ class Runner:
             tokens += sequence.tokens[history : history + count]
             if sampled:
                 rows.append(len(tokens) - 1)
-        batch = Pass(self._pool, pieces, torch.cat(places).to(self._device))
-        ids = torch.tensor([tokens], device=self._device)
-        keep = torch.tensor(rows, dtype=torch.long, device=self._device)
-        arguments: dict[str, Any] = {"use_cache": False, "kv": batch}
         if self.model.image_token_id is None:
-            positions = torch.cat([torch.arange(w.history, w.history + w.tokens) for w in work])
-            out = self.model.model(
-                input_ids=ids,
-                position_ids=positions.unsqueeze(0).to(self._device),
-                logits_to_keep=keep,
-                **arguments,
-            )
+            positions = torch.cat([torch.arange(w.history, w.history + w.tokens) for w in work]).unsqueeze(0)
+        else:
+            positions = torch.cat([_rotary(w) for w in work], dim=1).unsqueeze(1)
+        attention = self.attention
+        batch = Pass(self._pool, pieces, torch.cat(places), attention, attention.prepare(pieces))
+        return Inputs(torch.tensor([tokens]), positions, batch), rows
+
+    def _forward(self, inputs: Inputs, keep: Tensor | None, images: dict[str, Any]) -> Tensor:
+        """Logits of the tokens to keep, or of all, in float32."""
+        arguments: dict[str, Any] = {"position_ids": inputs.positions, "use_cache": False, "kv": inputs.kv}
+        if self.model.image_token_id is None:
+            kept = 0 if keep is None else keep  # 0: all, by the convention of transformers
+            out = self.model.model(input_ids=inputs.ids, logits_to_keep=kept, **arguments)
             logits: Tensor = out.logits[0]
             return logits.float()
-        positions = torch.cat([_rotary(w) for w in work], dim=1).unsqueeze(1).to(self._device)
-        arguments |= self._with_images(ids, work)
-        hidden = self.model.model.model.language_model(position_ids=positions, **arguments).last_hidden_state
-        logits = self.model.model.lm_head(hidden[0, keep])
+        if not images:
+            images = {"inputs_embeds": self.model.model.get_input_embeddings()(inputs.ids)}
+        hidden = self.model.model.model.language_model(**images, **arguments).last_hidden_state[0]
+        logits = self.model.model.lm_head(hidden if keep is None else hidden[keep])
         return logits.float()
 
     def _place(self, sequence: Sequence, context: int) -> int | Tensor:
@@ -167,7 +223,7 @@ class Runner:
     def _with_images(self, ids: Tensor, work: list[Work]) -> dict[str, Any]:
         """Input embeddings in which images stand at their placeholders, and what deeper layers add there."""
         inputs = self.model.model.get_input_embeddings()(ids)
-        seen = torch.zeros(ids.shape, dtype=torch.bool, device=self._device)
+        seen = torch.zeros(ids.shape, dtype=torch.bool, device=self.device)
         deepstack: list[tuple[Tensor, ...]] = []
         start = 0
         for sequence, history, count, _ in work:
@@ -197,6 +253,23 @@ def patches(image: ImageInput, frames: int) -> Tensor:
     pixels = torch.frombuffer(bytearray(image.pixels), dtype=torch.uint8)
     pixels = pixels.view(math.prod(image.grid), len(image.mean), 1, -1)
     return ((pixels - mean) / std).expand(-1, -1, frames, -1).flatten(1)
+
+
+def range_on(device: torch.device) -> Callable[[str], AbstractContextManager[None]]:
+    """What makes ranges that profilers show: NVTX on CUDA, nothing elsewhere."""
+    if device.type == "cuda":
+        made: Callable[[str], AbstractContextManager[None]] = torch.cuda.nvtx.range
+        return made
+    return lambda name: nullcontext()
+
+
+def _shows_images(work: list[Work]) -> bool:
+    """Whether any piece holds an image's placeholder."""
+    return any(
+        first < history + count and history < last
+        for sequence, history, count, _ in work
+        for first, last in sequence.spans
+    )
 
 
 def _rotary(work: Work) -> Tensor:
