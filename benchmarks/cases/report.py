@@ -31,10 +31,11 @@ def print_tables(
     for title, lines in _sections(results, bare, calibrated, refused, rows):
         print(f"\n{title}\n")
         widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+        texts = _texts(lines)
         for line in lines:
             cells = (
-                cell.ljust(width) if not column else cell.rjust(width)
-                for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+                cell.ljust(width) if text else cell.rjust(width)
+                for cell, width, text in zip(line, widths, texts, strict=True)
             )
             print("  ".join(cells).rstrip())
 
@@ -93,7 +94,8 @@ def _case_table(result: Result, rows: Sequence[dict[str, Any]]) -> list[list[str
             lines.append([f"{row['metric']}: mean distance", f"{row['predicted']:.1f}", "", "", ""])
             continue
         metric, statistic = row["metric"], row["statistic"]
-        name = _NAMES.get(metric, metric) + ("" if statistic == "rate" else f" {statistic}")
+        shown = {"rate": "", "mean": " mean"}.get(statistic, f" {statistic.upper()}")
+        name = _NAMES.get(metric, metric) + shown
         other = result.case.others.get(f"{metric}.{statistic}")
         cells = (_value(metric, row[side]) for side in ("predicted", "measured"))
         lines.append([name, *cells, _percent(row["error"]), _percent(other)])
@@ -135,8 +137,14 @@ def _loops_table(bare: Sequence[Result], calibrated: Sequence[Result]) -> list[l
     return lines
 
 
+def _texts(lines: Sequence[Sequence[str]]) -> list[bool]:
+    """Which columns hold words rather than figures: they begin at the left."""
+    columns = zip(*lines[1:], strict=True)
+    return [not all(cell[:1] in "+-0123456789" for cell in column) for column in columns]
+
+
 def _markdown(lines: Sequence[Sequence[str]]) -> list[str]:
-    rule = ["---", *["---:"] * (len(lines[0]) - 1)]
+    rule = ["---" if text else "---:" for text in _texts(lines)]
     return [f"| {' | '.join(line)} |" for line in (lines[0], rule, *lines[1:])]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,8 +30,12 @@ def main() -> None:
         scheduler.max_num_seqs = 64
         scheduler.enable_prefix_caching = False
         precision = {"bf16": "bf16", "fp32": "f32"}[options.dtype]
+        threads = int(os.environ["OMP_NUM_THREADS"])
         engine = genai.ContinuousBatchingPipeline(
-            Path(folder), scheduler, "CPU", {"INFERENCE_PRECISION_HINT": precision}
+            Path(folder),
+            scheduler,
+            "CPU",
+            {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads},
         )
 
     def run(job: Job) -> Answer:

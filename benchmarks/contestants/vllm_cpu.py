@@ -10,6 +10,8 @@ from common import Answer, Job, arguments, serve_jobs
 
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+# As many threads as the others have; bound by itself, it may keep a core for its scheduler.
+os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 
 
 def main() -> None:
@@ -33,9 +35,7 @@ def main() -> None:
     def run(job: Job) -> Answer:
         nonlocal runs
         runs += 1
-        wanted = SamplingParams(
-            temperature=0.0, max_tokens=job.output, min_tokens=job.output, ignore_eos=True, detokenize=False
-        )
+        wanted = SamplingParams(temperature=0.0, max_tokens=job.output, ignore_eos=True, detokenize=False)
         answer = Answer.of(job)
         to_come = list(range(len(job.prompts)))[::-1]
         begin = perf_counter()

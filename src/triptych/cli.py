@@ -166,6 +166,9 @@ def serve(
         typer.Option(metavar="HOST", help="Fetch images from this host. May be given again."),
     ] = None,
     record: Annotated[Path | None, typer.Option(help="Folder for the run record.")] = None,
+    profile_batches: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Profile the first N batches into the run record.")
+    ] = 0,
     override: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="FIELD=VALUE", help="Change a field. May be given again."),
@@ -182,7 +185,14 @@ def serve(
         request_timeout=request_timeout,
         image_hosts=tuple(allow_image_url or ()),
     )
-    code = server.serve(deployment, override or [], settings=settings, record=record, model_name=model_name)
+    code = server.serve(
+        deployment,
+        override or [],
+        settings=settings,
+        record=record,
+        model_name=model_name,
+        profile_batches=profile_batches,
+    )
     raise typer.Exit(code)
 
 
@@ -262,12 +272,16 @@ def _profile(
         float | None, typer.Option(min=0.1, help="Nothing new is begun after so long.")
     ] = None,
     collectives: Annotated[
-        str | None, typer.Option(metavar="MEMBERS", help="Groups whose all-reduce is measured, such as 2.")
+        str | None,
+        typer.Option(
+            metavar="MEMBERS",
+            help="Groups whose collectives are measured, such as 2; those of --tp by default.",
+        ),
     ] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Prompt tokens of a pass.")] = None,
     max_batch: Annotated[int | None, typer.Option(min=1, help="Sequences that decode at once.")] = None,
     max_context: Annotated[int | None, typer.Option(min=1, help="Tokens of a request.")] = None,
-    max_patches: Annotated[int | None, typer.Option(min=1, help="Patches of an image.")] = None,
+    max_patches: Annotated[int | None, typer.Option(min=1, help="Patches of a batch of images.")] = None,
     repeats: Annotated[int | None, typer.Option(min=2, help="Measured passes over each batch.")] = None,
 ) -> None:
     """Measure a model's operators as the engine runs them; Ctrl-C loses nothing that is finished."""
@@ -285,7 +299,7 @@ def _profile(
         out=out,
         quick=quick,
         minutes=minutes,
-        collectives=_degrees("--collectives", collectives) if collectives else (),
+        collectives=_degrees("--collectives", collectives) if collectives else None,
         max_tokens=max_tokens,
         max_batch=max_batch,
         max_context=max_context,

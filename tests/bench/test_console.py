@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -11,6 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from triptych.bench.interrupts import Interrupts
 
 from .fake_server import serving
 
@@ -95,6 +98,45 @@ def test_an_interrupt_keeps_what_is_finished() -> None:
     summary = json.loads(Path("run/summary.json").read_text())
     assert summary["interrupted"]
     assert 20 < summary["counts"]["finished"] < 5000
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("attempt", range(3))
+def test_a_second_interrupt_ends_it_and_says_nothing(attempt: int) -> None:
+    with serving(gap=30) as fake:
+        process = start("w.yaml", "--url", fake.url, "--out", "run", "--set", "requests=2000")
+        deadline = time.monotonic() + 30
+        while len(fake.asked) < 30 * (attempt + 1):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.005 * attempt)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (130, "")
+    assert out == "" or "interrupted" in out  # it had ended before the second came
+
+
+def test_a_second_interrupt_waits_until_connections_can_be_closed() -> None:
+    interrupts = Interrupts()
+
+    async def run() -> None:
+        interrupts.note(signal.SIGINT, None)
+        interrupts.note(signal.SIGINT, None)
+        with pytest.raises(KeyboardInterrupt):
+            interrupts.note(signal.SIGINT, None)
+
+    asyncio.run(run())
+    with pytest.raises(KeyboardInterrupt):
+        interrupts.check()
+
+
+def test_outside_of_a_run_it_ends_all_at_once() -> None:
+    interrupts = Interrupts()
+    interrupts.note(signal.SIGINT, None)
+    interrupts.check()
+    with pytest.raises(KeyboardInterrupt):
+        interrupts.note(signal.SIGINT, None)
 
 
 @pytest.mark.usefixtures("here")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,14 @@ def workload(**fields: Any) -> WorkloadSpec:
     return WorkloadSpec.parse(defaults | fields)
 
 
-def test_the_capacity_of_a_single_server_is_found() -> None:
-    """It takes 8 ms a request: 125 requests/s."""
-    with serving(service=0.008) as fake:
-        found = sweep(workload(arrivals={"kind": "poisson", "rate": 1}), fake.url, 100)
-    assert found.capacity == pytest.approx(125, rel=0.12)
+@pytest.mark.parametrize(("arrivals", "off"), [("constant", 0.06), ("poisson", 0.12)])
+def test_the_capacity_of_a_single_server_is_found(
+    monkeypatch: pytest.MonkeyPatch, arrivals: str, off: float
+) -> None:
+    """It takes 8 ms a request, one after the other: 125 requests/s. The times are made up."""
+    monkeypatch.setitem(sweep.__globals__, "bench", one_after_the_other)
+    found = sweep(workload(arrivals={"kind": arrivals, "rate": 1}), "", 100)
+    assert found.capacity == pytest.approx(125, rel=off)
     high = [point for point in found.points if point.rate > 160]
     assert high
     assert all("are answered" in point.problem for point in high)
@@ -46,7 +50,7 @@ def test_the_capacity_of_a_single_server_is_found() -> None:
 
 def test_the_slo_bounds_it_before_throughput_does(monkeypatch: pytest.MonkeyPatch) -> None:
     """Above 160 requests/s an answer waits 0.2 s, however many there are. The times are made up."""
-    monkeypatch.setitem(sweep.__globals__, "bench", made_up)
+    monkeypatch.setitem(sweep.__globals__, "bench", slow_above_160)
     found = sweep(workload(slo={"ttft": {"p90": "100 ms"}}), "", 100)
     assert found.capacity is not None
     assert 160 / 1.06 <= found.capacity <= 160
@@ -54,19 +58,38 @@ def test_the_slo_bounds_it_before_throughput_does(monkeypatch: pytest.MonkeyPatc
     assert all((point.rate > 160) == bool(point.problem) for point in found.points)
 
 
-def made_up(spec: WorkloadSpec, server: str, **options: Any) -> Run:
-    """What a bench would measure."""
+def one_after_the_other(spec: WorkloadSpec, server: str, **options: Any) -> Run:
+    """What a bench would measure of a server that takes 8 ms a request."""
+
+    def first_tokens(arrivals: list[float]) -> Iterator[float]:
+        free = 0.0
+        for due in arrivals:
+            free = max(free, due) + 0.008
+            yield free
+
+    return made_up(spec, first_tokens)
+
+
+def slow_above_160(spec: WorkloadSpec, server: str, **options: Any) -> Run:
+    """What a bench would measure of a server whose answers are late above a rate."""
     assert isinstance(spec.arrivals, Constant)
-    assert spec.slo is not None
+    wait = 0.2 if spec.arrivals.rate > 160 else 0.05
+    return made_up(spec, lambda arrivals: (due + wait for due in arrivals))
+
+
+def made_up(spec: WorkloadSpec, first_tokens: Callable[[list[float]], Iterator[float]]) -> Run:
+    """A run whose second tokens come 10 ms after the first."""
     requests = generate(spec)
-    answers = [Answer(sent=due) for due in requests.arrival.tolist()]
-    for answer in answers:
-        answer.token(answer.sent + (0.2 if spec.arrivals.rate > 160 else 0.05))
-        answer.token(answer.end + 0.01)
+    arrivals = requests.arrival.tolist()
+    answers = [Answer(sent=due) for due in arrivals]
+    for answer, time in zip(answers, first_tokens(arrivals), strict=True):
+        answer.token(time)
+        answer.token(time + 0.01)
         answer.status = Status.FINISHED
     columns = request_columns(requests, answers, 0.0, Form("fake", "completions", TokenIds(0, 9), False))
     horizon = float(columns["end"].max())
-    return Run(columns, [], token_spans(answers, 0.0), [], horizon, slo=spec.slo.bounds(), producer="bench")
+    slo = [] if spec.slo is None else spec.slo.bounds()
+    return Run(columns, [], token_spans(answers, 0.0), [], horizon, slo=slo, producer="bench")
 
 
 def test_every_rate_has_contents_of_its_own() -> None:

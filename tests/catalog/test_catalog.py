@@ -177,6 +177,10 @@ def test_paths_are_read_and_a_name_comes_before_a_path(
         (catalog.model, "a/config.json", "plan.yaml: model: a/config.json: no such file"),
         (catalog.device, "A100", "plan.yaml: device: 'A100' is no known device; use one of A10, "),
         (catalog.device, "my.yaml", "plan.yaml: device: my.yaml: no such file"),
+        (catalog.model, "/none", "plan.yaml: model: there is no file or folder /none; mend the path"),
+        (catalog.model, "random:./none", "plan.yaml: model: there is no file or folder ./none; mend the"),
+        (catalog.model, "models/of/mine", "plan.yaml: model: there is no file or folder models/of/mine; "),
+        (catalog.model, "Qwen/Qwen9", "plan.yaml: model: 'Qwen/Qwen9' is no known model; did you mean "),
         (catalog.node, "DGX", "plan.yaml: node: 'DGX' is no known node; use one of A100-PAIRS"),
     ],
 )

@@ -46,9 +46,11 @@ class Process:
         return child
 
     def metric(self, name: str) -> float:
-        """One line of /metrics."""
-        text = httpx.get(f"{self.url}/metrics", timeout=30).text
-        return next(float(line.split()[-1]) for line in text.splitlines() if line.startswith(f"{name} "))
+        """One metric of /metrics, over all of its phases."""
+        lines = httpx.get(f"{self.url}/metrics", timeout=30).text.splitlines()
+        found = [line for line in lines if line.startswith((f"{name} ", f"{name}{{phase="))]
+        assert found, name
+        return sum(float(line.split()[-1]) for line in found)
 
     def left(self) -> dict[str, float]:
         """What is under way and what it holds, as /metrics has it."""

@@ -26,6 +26,7 @@ SPECIAL = ("<|end|>", "<|user|>", "<|system|>", "<|assistant|>", "<|image|>")
 TEMPLATE = """\
 {%- for message in messages -%}
 <|{{ message.role if message.role == 'system' else 'user' }}|>
+{%- if message.name is defined -%}{{ message.name }}: {% endif -%}
 {%- if message.content is string -%}{{ message.content }}
 {%- else -%}{%- for part in message.content -%}
 {{ '<|image|>' if part.type == 'image' else part.text }}

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from typing import Any
 
+import httpx
 import openai
 import pytest
+from tokenizers.processors import TemplateProcessing
 
-from .serving import Served
+from triptych.engine.server.prompts import Vocabulary
+
+from .serving import Served, byte_tokenizer
 from .wire import events
 
 HELLO = json.dumps({"say": "hello"})
@@ -224,6 +229,29 @@ def test_system_and_developer_messages_reach_the_template(shared: Served) -> Non
         messages = [{"role": role, "content": "be brief"}, *user({"say": "ok"})]
         answer = shared.http.post("/v1/chat/completions", json={"messages": messages}).json()
         assert answer["usage"]["prompt_tokens"] == 1 + len("be brief") + 1 + len('{"say": "ok"}') + 1
+
+
+def test_a_name_reaches_the_template(shared: Served) -> None:
+    messages = [{"role": "user", "name": "Ann", "content": '{"say": "ok"}'}]
+    answer = shared.http.post("/v1/chat/completions", json={"messages": messages}).json()
+    assert answer["usage"]["prompt_tokens"] == 1 + len("Ann: ") + len('{"say": "ok"}') + 1
+
+
+def test_a_request_says_whether_its_prompt_begins_as_texts_do(served: Served) -> None:
+    """A completion does if nothing is said, a chat does not: its template writes what it begins with."""
+    tokenizer = byte_tokenizer()
+    begins = TemplateProcessing(single="<|system|> $A", special_tokens=[("<|system|>", 258)])
+    tokenizer.backend_tokenizer.post_processor = begins
+    served.server.front.prompts.vocabulary = Vocabulary(tokenizer)
+
+    def tokens(ask: Callable[..., httpx.Response], **fields: Any) -> int:
+        return int(ask(HELLO, **fields).json()["usage"]["prompt_tokens"])
+
+    text, chat = len(HELLO), len(HELLO) + 2
+    assert tokens(served.complete) == tokens(served.complete, add_special_tokens=True) == text + 1
+    assert tokens(served.complete, add_special_tokens=False) == text
+    assert tokens(served.chat) == tokens(served.chat, add_special_tokens=False) == chat
+    assert tokens(served.chat, add_special_tokens=True) == chat + 1
 
 
 def test_text_in_parts_is_one_text(shared: Served) -> None:

@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from triptych import cli
 from triptych.engine.server import protocol
 from triptych.engine.server.metrics import Metrics
+from triptych.engine.server.unsupported import Unsupported
 from triptych.plan import plan_pools
 from triptych.spec.deployment import Deployment
 
@@ -53,6 +54,6 @@ def test_every_error_code_is_in_the_reference() -> None:
 
 @pytest.mark.parametrize("kind", [protocol.ChatRequest, protocol.CompletionRequest])
 def test_every_field_of_a_request_is_in_the_reference(kind: type[protocol.Options]) -> None:
-    refused = set(protocol._Refused.__struct_fields__)
+    refused = set(Unsupported.__struct_fields__)
     served = [name for name in kind.__struct_fields__ if name not in refused]
     assert [name for name in served if f"`{name}`" not in DOC and f"`{name}." not in DOC] == []

@@ -191,7 +191,14 @@ def test_the_end_leaves_a_record(text_server: Process) -> None:
     assert text_server.stop() == 0
     run = read_run(text_server.record)
     assert run.producer == "serve"
-    assert len(run.requests["arrival"]) >= 1
+    assert run.meta["worker_restarts"] == 1
+    names = run.column("status").tolist()
+    assert names.count("finished") > 200  # by the worker that was killed, most of them
+    assert len(names) - names.count("finished") == names.count("running") == 1
+    (lane,) = run.lanes
+    assert (np.diff(lane["start"]) > 0).all()
+    assert np.isfinite(run.column("itl_p50")[run.finished]).all()
+    assert [file for file in text_server.record.parent.iterdir() if file.suffix == ".spool"] == []
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl"])

@@ -119,6 +119,10 @@ def test_a_prompt_of_another_shape_is_refused(prompt: Any) -> None:
         {"modalities": ["text"], "best_of": 1, "skip_special_tokens": True, "add_generation_prompt": True},
         {"min_tokens": 5, "max_tokens": 5, "ignore_eos": True},
         {"min_tokens": 0, "an_unknown_field": [1, 2, 3]},
+        {"length_penalty": 1.0, "spaces_between_special_tokens": True, "include_reasoning": True},
+        {"mm_processor_kwargs": {}, "documents": [], "priority": 0, "verbosity": "medium", "cache_salt": ""},
+        {"stream": True, "stream_options": {"continuous_usage_stats": False, "include_obfuscation": True}},
+        {"prompt_cache_key": "mine", "safety_identifier": "me", "rid": "5"},
     ],
 )
 def test_fields_that_ask_for_nothing_are_ignored(fields: dict[str, Any]) -> None:
@@ -141,6 +145,21 @@ def test_fields_that_ask_for_nothing_are_ignored(fields: dict[str, Any]) -> None
         ("add_generation_prompt", False),
         ("guided_json", {"type": "object"}),
         ("min_tokens", 5),
+        ("mm_processor_kwargs", {"max_pixels": 1000}),
+        ("documents", [{"text": "x"}]),
+        ("web_search_options", {}),
+        ("reasoning_effort", "low"),
+        ("verbosity", "low"),
+        ("include_reasoning", False),
+        ("spaces_between_special_tokens", False),
+        ("length_penalty", 0),
+        ("prompt_logprobs", 0),
+        ("priority", -1),
+        ("cache_salt", "x"),
+        ("return_token_ids", True),
+        ("regex", "a*"),
+        ("json_schema", "{}"),
+        ("lora_path", "mine"),
     ],
 )
 def test_fields_that_ask_for_what_is_not_there_are_refused(field: str, value: Any) -> None:
@@ -221,6 +240,15 @@ def test_what_is_no_request_is_refused_in_one_line(body: bytes) -> None:
         parse(ChatRequest, body)
     assert caught.value.status == 400
     assert "\n" not in caught.value.message
+
+
+def test_token_counts_in_every_chunk_are_refused() -> None:
+    error = refusal(stream=True, stream_options={"include_usage": True, "continuous_usage_stats": True})
+    assert error.param == "stream_options.continuous_usage_stats"
+
+
+def test_a_refusal_says_what_to_use_instead_where_there_is_something() -> None:
+    assert "chat_template_kwargs" in refusal(reasoning_effort="high").message
 
 
 def test_min_tokens_above_max_tokens_is_refused() -> None:

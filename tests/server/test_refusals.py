@@ -12,6 +12,7 @@ import pytest
 import yaml
 from tests.engine import tiny
 
+from triptych.engine import servable
 from triptych.engine.server.main import serve
 from triptych.engine.server.server import Settings
 from triptych.spec.base import SpecError
@@ -71,6 +72,44 @@ def test_so_is_a_model_without_weights(tmp_path: Path, model: str, says: str) ->
     with pytest.raises(SpecError) as caught:
         serve(file)
     assert str(caught.value) == f"{file}: model: {says}"
+
+
+@pytest.fixture
+def no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without a CUDA device, whatever this one has."""
+
+    def missing(name: str) -> NoReturn:
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(servable, "_CUDA_SIGNS", ())
+    monkeypatch.setattr(servable.ctypes, "CDLL", missing)
+    monkeypatch.setenv("PATH", "")
+
+
+@pytest.mark.usefixtures("no_cuda")
+def test_so_is_a_device_that_is_not_here(tmp_path: Path) -> None:
+    file = deployment(tmp_path, whole(device="H100"))
+    with pytest.raises(SpecError) as caught:
+        serve(file)
+    assert str(caught.value).startswith(f"{file}: pools.all.device: H100 is not here: ")
+    assert str(caught.value).endswith("; serve with device: CPU")
+
+
+@pytest.mark.usefixtures("no_cuda")
+def test_any_sign_of_cuda_leaves_the_word_to_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(servable, "_CUDA_SIGNS", ("dev/nvidia*",))
+    assert not servable.cuda_may_be_here(tmp_path)
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev" / "nvidia3").touch()  # a container with the fourth device of its machine
+    assert servable.cuda_may_be_here(tmp_path)
+    (tmp_path / "dev" / "nvidia3").unlink()
+    tool = tmp_path / "nvidia-smi"
+    tool.touch(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert servable.cuda_may_be_here(tmp_path)
+    tool.unlink()
+    monkeypatch.setattr(servable.ctypes, "CDLL", str)  # the driver's library alone
+    assert servable.cuda_may_be_here(tmp_path)
 
 
 def test_that_takes_no_torch(tmp_path: Path) -> None:

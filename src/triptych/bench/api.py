@@ -121,7 +121,7 @@ async def _bench(
 
         async with Ahead(Bodies(requests, form, workload.seed)) as ahead:
             await ahead.fill()
-            cpu, begin = time.process_time(), monotonic()
+            cpu, begin, began_at = time.process_time(), monotonic(), time.time()
             driving = asyncio.create_task(
                 drive(client, PATHS[form.api], requests, ahead, answers, begin, ended)
             )
@@ -141,6 +141,7 @@ async def _bench(
         interrupted=not whole,
         meta={
             "version": __version__,
+            "began_at": began_at,
             "wall_seconds": seconds,
             "seed": workload.seed,
             "url": server.url,

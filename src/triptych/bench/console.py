@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -15,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from triptych.bench.api import Progress as OnProgress
 from triptych.bench.api import bench
 from triptych.bench.files import check_sweep_target, write_bench, write_sweep
+from triptych.bench.interrupts import Interrupts
 from triptych.bench.server import Server
 from triptych.bench.sweep import Point, sweep
 from triptych.bench.tables import print_client, print_sweep
@@ -116,23 +115,18 @@ def _watched(what: str) -> Iterator[_Watch]:
         transient=True,
         disable=not console.is_terminal,
     )
-    caught: list[float] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if caught:
-            raise KeyboardInterrupt
-        caught.append(time.monotonic())
-
-    before = signal.signal(signal.SIGINT, note)
+    interrupts = Interrupts()
+    before = signal.signal(signal.SIGINT, interrupts.note)
     try:
         with bar:
-            yield _Watch(bar, what, caught)
+            yield _Watch(bar, what, interrupts)
+        interrupts.check()
     finally:
         signal.signal(signal.SIGINT, before)
 
 
 class _Watch:
-    def __init__(self, bar: Progress, what: str, interrupts: list[float]) -> None:
+    def __init__(self, bar: Progress, what: str, interrupts: Interrupts) -> None:
         self._bar, self._interrupts = bar, interrupts
         self._task = bar.add_task(what, total=None, note="")
 
@@ -140,6 +134,6 @@ class _Watch:
         def progress(ended: int, total: int, elapsed: float) -> bool:
             note = f"{prefix}{seconds(elapsed)}"
             self._bar.update(self._task, completed=ended, total=total, note=note)
-            return not self._interrupts
+            return not self._interrupts.count
 
         return progress

@@ -43,7 +43,15 @@ def find(
         return path
     if path.suffix.lower() in _FILE_SUFFIXES:
         raise SpecError(field, f"{name}: no such file", file=file)
+    if _is_path(name):
+        raise SpecError(field, f"there is no file or folder {name}; mend the path", file=file)
     raise SpecError(field, f"{name!r} is no known {kind}; {_mend(name, entries)}", file=file)
+
+
+def _is_path(name: str) -> bool:
+    """Whether a name was meant as a path: `owner/model` is how a hub names a model."""
+    text = name.strip()
+    return text.startswith(("/", "./", "../", "~")) or text.endswith("/") or text.count("/") > 1
 
 
 def _mend(name: str, entries: Mapping[str, str]) -> str:

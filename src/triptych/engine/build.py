@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import torch
 
+from triptych.engine.clock import Clock
 from triptych.engine.core import Engine
+from triptych.engine.graphs import CUDACapture
 from triptych.engine.loader import load
 from triptych.engine.log import Log
 from triptych.engine.packed import pack
 from triptych.engine.runner import Runner
 from triptych.engine.servable import only_pool
+from triptych.engine.spool import SpooledLog
 from triptych.plan import PoolPlan, plan_pools
 from triptych.record import Run, write_run
 from triptych.record.assemble import lane_log, request_columns, spans, transfers
@@ -57,7 +61,7 @@ class Instance:
             horizon=now,
             deployment_yaml=self.deployment.to_yaml(),
             producer="serve",
-            meta={"version": __version__, "wall_seconds": now, "torch": torch.__version__},
+            meta={**_meta(self.engine.runner, self.engine.clock), "wall_seconds": now, "worker_restarts": 0},
         )
 
     def write_record(self) -> None:
@@ -90,8 +94,23 @@ def build(
     kv = scheduler.kv
     runner = Runner(model, blocks=kv.blocks, block_size=kv.block_size, products=products)
     runner.warm_up()
-    engine = Engine(runner, scheduler, log=None if record is None else Log(scheduler))
+    if device == "cuda":
+        runner.capture(min(pool.scheduler.max_batch, kv.blocks), CUDACapture())
+    clock = Clock()
+    log = None if record is None else SpooledLog(scheduler, record, clock.zero, _meta(runner, clock))
+    engine = Engine(runner, scheduler, log=log, clock=clock)
     return Instance(engine, plan, deployment, record)
+
+
+def _meta(runner: Runner, clock: Clock) -> dict[str, Any]:
+    """What the record says of the engine."""
+    return {
+        "version": __version__,
+        "began_at": clock.began_at,
+        "torch": torch.__version__,
+        "attention": runner.attention.name,
+        "largest_graph": 0 if runner.graphs is None else runner.graphs.sizes[-1],
+    }
 
 
 def _device(pool: Pool, plan: PoolPlan, name: str, file: str | Path | None) -> tuple[str, torch.dtype]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from time import monotonic_ns
+from time import monotonic_ns, time
 
 TICK = 2.0**-20
 """Seconds. Times are whole ticks, about a microsecond: sums and differences of such numbers are exact, so
@@ -13,7 +13,10 @@ class Clock:
     """Seconds since it was made, in whole ticks."""
 
     def __init__(self) -> None:
-        self._zero = monotonic_ns()
+        self.zero = monotonic_ns()
+        """Reading of the system's monotonic clock that is time 0, in nanoseconds."""
+        self.began_at = time()
+        """Unix time of time 0, seconds: by it records of several processes are laid beside each other."""
 
     def now(self) -> float:
         """The present."""
@@ -21,4 +24,9 @@ class Clock:
 
     def at(self, nanoseconds: int) -> float:
         """A reading of the system's monotonic clock, which all processes of a machine share."""
-        return ((nanoseconds - self._zero) * 2**20 // 10**9) * TICK
+        return ticks(nanoseconds - self.zero)
+
+
+def ticks(nanoseconds: int) -> float:
+    """Seconds, in whole ticks."""
+    return (nanoseconds * 2**20 // 10**9) * TICK

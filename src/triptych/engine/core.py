@@ -140,6 +140,9 @@ class Engine:
             encode_seconds=self._seconds[0],
             prefill_seconds=self._seconds[1],
             decode_seconds=self._seconds[2],
+            unencoded=len(scheduler.unencoded),
+            encoding=0 if self._batch is None else len(self._batch.encoded),
+            decoding=len(scheduler.decodes.members),
         )
 
     # A request's way ---------------------------------------------------------------------------------

@@ -122,7 +122,9 @@ class Load(msgspec.Struct, frozen=True):
     """How busy the worker is."""
 
     waiting: int
+    """Requests in the scheduler's queues."""
     running: int
+    """Requests that hold KV."""
     kv_used: int
     """Blocks."""
     kv_blocks: int
@@ -135,6 +137,12 @@ class Load(msgspec.Struct, frozen=True):
     """Seconds of iterations that ran images, or prompts, or only decodes."""
     prefill_seconds: float
     decode_seconds: float
+    unencoded: int = 0
+    """Of those that wait, requests whose images are to be encoded first."""
+    encoding: int = 0
+    """Requests that have all their embeddings after the present batch; they neither wait nor hold KV."""
+    decoding: int = 0
+    """Of those that run, requests that decode; the others prefill."""
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):

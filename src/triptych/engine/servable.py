@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import shutil
+import sys
 from pathlib import Path
 
 from triptych import catalog
@@ -10,6 +13,8 @@ from triptych.spec.deployment import Deployment, Pool
 
 FORMATS = ("fp32", "bf16", "fp16")
 """Of numbers that are served."""
+_CUDA_SIGNS = ("dev/nvidia*", "dev/nvhost*", "dev/dxg", "dev/kfd", "proc/driver/nvidia")
+"""What a driver puts there: NVIDIA's, on a Jetson, under WSL, and AMD's, which torch calls CUDA too."""
 
 
 def only_pool(deployment: Deployment, file: str | Path | None = None) -> tuple[str, Pool]:
@@ -39,6 +44,46 @@ def only_pool(deployment: Deployment, file: str | Path | None = None) -> tuple[s
     if not deployment.model.startswith(catalog.RANDOM):
         check_checkpoint(deployment.model, file=file)
     return name, pool
+
+
+def check_device(name: str, *, field: str, file: str | Path | None = None) -> None:
+    """Checks that the device may be here, before torch says for certain, which takes it many seconds.
+
+    Args:
+        name: of the device, in the catalogue.
+        field: where it was declared, for errors.
+        file: likewise.
+
+    Raises:
+        SpecError: it takes CUDA, and nothing here looks like it.
+    """
+    if not on_cpu(name) and not cuda_may_be_here():
+        problem = (
+            f"{name} is not here: there is no sign of a CUDA device or its driver; serve with device: CPU"
+        )
+        raise SpecError(field, problem, file=file)
+
+
+def on_cpu(name: str) -> bool:
+    """Whether the device of this name is a CPU."""
+    return name.upper().startswith("CPU")
+
+
+def cuda_may_be_here(root: Path = Path("/")) -> bool:
+    """Whether anything hints at a CUDA device; a container may have one and none of the tools.
+
+    Args:
+        root: of the file system.
+    """
+    if sys.platform != "linux":
+        return True
+    if shutil.which("nvidia-smi") or any(next(root.glob(sign), None) for sign in _CUDA_SIGNS):
+        return True
+    try:
+        ctypes.CDLL("libcuda.so.1")  # without it torch finds no NVIDIA device
+    except OSError:
+        return False
+    return True
 
 
 def check_checkpoint(name: str, *, field: str = "model", file: str | Path | None = None) -> None:

@@ -1,7 +1,7 @@
 """The worker process: an engine between two sockets, bound by its parent; what goes over them: `messages.py`.
 
     python -m triptych.engine.worker --deployment FILE --inbox ADDRESS --outbox ADDRESS [--record DIR]
-        [--declared-in FILE]
+        [--declared-in FILE] [--profile-batches N]
 
 What goes wrong before it is ready is one line on standard error and exit code 2; it names the file that the
 user wrote. The worker ends when it is told to, on SIGTERM, and when its parent is gone.
@@ -10,6 +10,7 @@ user wrote. The worker ends when it is told to, on SIGTERM, and when its parent 
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import signal
 import sys
@@ -21,6 +22,7 @@ import zmq
 
 from triptych.engine.build import Instance, build
 from triptych.engine.messages import Abort, Ready, Round, Shutdown, Submit, encode, to_worker
+from triptych.engine.trace import Tracer
 from triptych.spec.base import SpecError
 from triptych.spec.deployment import Deployment
 
@@ -63,9 +65,19 @@ class Inbox:
             yield message
 
 
-def work(instance: Instance, inbox: Inbox, send: Callable[[bytes], object]) -> None:
-    """Serves until the inbox is closed."""
+def work(
+    instance: Instance, inbox: Inbox, send: Callable[[bytes], object], tracer: Tracer | None = None
+) -> None:
+    """Serves until the inbox is closed.
+
+    Args:
+        instance: what serves.
+        inbox: messages from the front end.
+        send: takes those to it.
+        tracer: watches the first batches.
+    """
     engine = instance.engine
+    compute = engine.compute if tracer is None else tracer.compute
     scheduler = engine.scheduler
     ready = Ready(os.getpid(), engine.max_context, scheduler.kv.blocks, scheduler.kv.block_size)
     send(encode(ready))
@@ -75,7 +87,7 @@ def work(instance: Instance, inbox: Inbox, send: Callable[[bytes], object]) -> N
         outputs = engine.turn(messages)
         if outputs or was_busy:
             send(encode(Round(outputs, engine.load())))
-        engine.compute()
+        compute()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -89,8 +101,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--inbox", required=True)
     parser.add_argument("--outbox", required=True)
     parser.add_argument("--record", type=Path)
+    parser.add_argument("--profile-batches", type=int, default=0, help="to watch; needs --record")
     parser.add_argument("--declared-in", type=Path, help="where the user declared it, for errors")
     options = parser.parse_args(arguments)
+    logging.basicConfig(stream=sys.stderr, format="triptych: %(message)s", level=logging.WARNING)
+    logging.getLogger("triptych.engine").setLevel(logging.INFO)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
     pull, push = context.socket(zmq.PULL), context.socket(zmq.PUSH)
     for socket, address in ((pull, options.inbox), (push, options.outbox)):
@@ -108,8 +123,13 @@ def main(arguments: list[str] | None = None) -> int:
     except SpecError as error:
         print(f"triptych: {error}", file=sys.stderr)
         return 2
-    work(instance, inbox, push.send)
+    tracer = None
+    if options.profile_batches:
+        tracer = Tracer(instance.engine, instance.plan, options.profile_batches)
+    work(instance, inbox, push.send, tracer)
     instance.write_record()
+    if tracer is not None:
+        tracer.write(options.record)
     push.close(linger=1000)
     return 0
 

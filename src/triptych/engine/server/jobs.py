@@ -36,7 +36,9 @@ async def chat(front: Front, id: str, body: bytearray) -> Job:
     request = parse(ChatRequest, body)
     model = front.check_model(request.model)
     options = request.chat_template_kwargs or {}
-    prompt, images = await front.prompts.of_messages(request.messages, options, front.check_loaded())
+    prompt, images = await front.prompts.of_messages(
+        request.messages, options, front.check_loaded(), special=bool(request.add_special_tokens)
+    )
     shape = Chat(
         id,
         model,
@@ -60,7 +62,8 @@ async def completion(front: Front, id: str, body: bytearray) -> Job:
             f"{len(request.prompts) * request.choices} answers are more than the queue holds; send fewer"
         )
         raise invalid(problem, "prompt")
-    prompts = [await front.prompts.of_text(text) for text in request.prompts]
+    special = request.add_special_tokens is not False
+    prompts = [await front.prompts.of_text(text, special=special) for text in request.prompts]
     shape = Completion(
         id,
         model,

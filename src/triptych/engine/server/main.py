@@ -7,14 +7,18 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from triptych.engine.servable import only_pool
+from triptych.engine.gather import gather_record
+from triptych.engine.servable import check_device, only_pool
 from triptych.engine.server.prompts import Images, Vocabulary
 from triptych.engine.server.server import KILLED, Server, Settings
+from triptych.engine.spool import spool_files
 from triptych.plan import plan_pools
 from triptych.record.folder import check_target
+from triptych.spec.base import SpecError
 from triptych.spec.deployment import Deployment
 
 __all__ = ["Settings", "serve"]
@@ -30,6 +34,7 @@ def serve(
     settings: Settings | None = None,
     record: Path | None = None,
     model_name: str | None = None,
+    profile_batches: int = 0,
 ) -> int:
     """Serves a deployment until it is told to stop by SIGTERM or SIGINT.
 
@@ -39,6 +44,7 @@ def serve(
         settings: of the server.
         record: folder for the run record, which is written when the server ends.
         model_name: another name for the model, which is listed before its own.
+        profile_batches: that torch's profiler watches, the first ones; what it saw joins the run record.
 
     Returns:
         The exit code: 0 after it was told to stop, 2 where the worker says that the deployment cannot be
@@ -50,10 +56,13 @@ def serve(
     logging.basicConfig(stream=sys.stderr, format="triptych: %(message)s", level=logging.WARNING)
     declared = Deployment.load(deployment, overrides)
     # What is wrong with it is said at once, before the worker has started.
-    only_pool(declared, deployment)
-    plan_pools(declared, deployment)
+    name, _ = only_pool(declared, deployment)
+    plan = plan_pools(declared, deployment)[0]
+    check_device(plan.device.name, field=f"pools.{name}.device", file=deployment)
     if record is not None:
         check_target(record)
+    elif profile_batches:
+        raise SpecError("--profile-batches", "joins the run record; add --record FOLDER")
 
     def load() -> tuple[Vocabulary, Images | None]:
         # These import torch and transformers, which takes seconds.
@@ -74,12 +83,31 @@ def serve(
         command += ["--declared-in", str(deployment)]
         if record is not None:
             command += ["--record", str(record)]
+        if profile_batches:
+            command += ["--profile-batches", str(profile_batches)]
         server = Server(settings or Settings(), names, load, command, directory)
-        with asyncio.Runner(loop_factory=server.loop_factory) as runner:
+        with _spooled(record), asyncio.Runner(loop_factory=server.loop_factory) as runner:
             code = runner.run(server.run())
+            if record is not None and server.supervisor.deaths and code != KILLED:
+                gather_record(record, plan, declared, interrupted=code != 0)
     if code == KILLED:
         os._exit(code)  # at once: threads in the midst of loading or of an image would hold up the end
     return code
+
+
+@contextmanager
+def _spooled(record: Path | None) -> Iterator[None]:
+    """Clears away what workers of this run folder leave beside it, and what earlier ones have left."""
+
+    def clear() -> None:
+        for file in [] if record is None else spool_files(record):
+            file.unlink(missing_ok=True)
+
+    clear()
+    try:
+        yield
+    finally:
+        clear()
 
 
 def _folder() -> str | None:

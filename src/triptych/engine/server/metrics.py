@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -58,9 +58,19 @@ class _Worker(Collector):
 
     def collect(self) -> Iterator[Metric]:
         load = self.load
+        waiting = {
+            "encode": load.unencoded,
+            "prefill": load.waiting - load.unencoded,
+            "decode": 0,  # one instance has no such queue: who has a first token decodes in the next batch
+        }
+        running = {
+            "encode": load.encoding,
+            "prefill": load.running - load.decoding,
+            "decode": load.decoding,
+        }
+        yield _by_phase("triptych_requests_waiting", "Requests queued in the scheduler.", waiting)
+        yield _by_phase("triptych_requests_running", "Requests that the worker is at work on.", running)
         gauges = (
-            ("triptych_requests_waiting", "Requests queued in the scheduler.", load.waiting),
-            ("triptych_requests_running", "Requests in the running batch.", load.running),
             ("triptych_kv_blocks_used", "KV blocks in use.", load.kv_used),
             ("triptych_kv_blocks", "KV blocks there are.", load.kv_blocks),
             ("triptych_kv_usage", "Share of KV blocks in use.", load.kv_used / max(load.kv_blocks, 1)),
@@ -75,6 +85,13 @@ class _Worker(Collector):
             )
             family.add_metric(values, self._before[total.field] + getattr(load, total.field))
         yield from families.values()
+
+
+def _by_phase(name: str, what: str, values: Mapping[str, int]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, what, labels=["phase"])
+    for phase, value in values.items():
+        family.add_metric([phase], value)
+    return family
 
 
 class Metrics:

@@ -147,14 +147,14 @@ class Prompts:
         self.vocabulary, self._images = await self._pool.run(load)
         self.loaded = True
 
-    async def of_text(self, text: str | list[int]) -> Prompt:
-        """A prompt of /v1/completions."""
+    async def of_text(self, text: str | list[int], *, special: bool) -> Prompt:
+        """A prompt of /v1/completions; `special` as of `Vocabulary.encode`."""
         if isinstance(text, list):
             return Prompt(text)
-        return Prompt(await self._encode(text, special=True))
+        return Prompt(await self._encode(text, special=special))
 
     async def of_messages(
-        self, messages: Sequence[Message], options: dict[str, Any], room: int
+        self, messages: Sequence[Message], options: dict[str, Any], room: int, *, special: bool
     ) -> tuple[Prompt, list[ImageInput]]:
         """A prompt of /v1/chat/completions, and the pixels of its images.
 
@@ -162,6 +162,7 @@ class Prompts:
             messages: the conversation.
             options: switches of the chat template.
             room: tokens that there is room for.
+            special: as of `Vocabulary.encode`.
 
         Raises:
             ApiError: status 400.
@@ -171,7 +172,7 @@ class Prompts:
             raise invalid("the model takes no images", "messages", "unsupported_parameter")
         if len(urls) > _MAX_IMAGES:
             raise invalid(f"{len(urls)} images are more than {_MAX_IMAGES}", "messages")
-        tokens = await self._encode(self.vocabulary.render(messages, options), special=False)
+        tokens = await self._encode(self.vocabulary.render(messages, options), special=special)
         if not urls:
             return Prompt(tokens), []
         if len(tokens) > room:
@@ -251,7 +252,8 @@ def _template_message(message: Message) -> dict[str, Any]:
         ]
     else:
         content = "\n".join(part.text for part in message.content if not isinstance(part, ImagePart))
-    return {"role": role, "content": content}
+    said = {"role": role, "content": content}
+    return said if message.name is None else {**said, "name": message.name}
 
 
 def byte_letters() -> dict[str, int]:

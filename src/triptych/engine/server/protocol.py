@@ -1,7 +1,6 @@
 """What clients of the OpenAI API send: fields, their bounds, and what of it is refused.
 
-Fields that are not named here are ignored. Fields that would change the answer and that the engine has no
-means for are named, and refused unless they ask for nothing.
+A field that is named neither here nor in `unsupported` is ignored.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from msgspec import Meta
 
 from triptych.engine.messages import Sampling
 from triptych.engine.server.errors import ApiError, invalid
+from triptych.engine.server.unsupported import Unsupported
 
 _GREEDY = 1e-5
 """Temperature below which the likeliest token is taken, as in vLLM: logits divided by it overflow."""
@@ -37,54 +37,11 @@ class StreamOptions(msgspec.Struct, frozen=True):
 
     include_usage: bool | None = None
     """End with a chunk that has the token counts and no choices."""
+    continuous_usage_stats: bool | None = None
+    """Token counts in every chunk; refused."""
 
 
-class _Refused(msgspec.Struct, kw_only=True):
-    """Fields that change the answer and that are not served."""
-
-    add_generation_prompt: Any = None
-    allowed_token_ids: Any = None
-    audio: Any = None
-    bad_words: Any = None
-    best_of: Any = None
-    chat_template: Any = None
-    continue_final_message: Any = None
-    echo: Any = None
-    function_call: Any = None
-    functions: Any = None
-    guided_choice: Any = None
-    guided_grammar: Any = None
-    guided_json: Any = None
-    guided_regex: Any = None
-    include_stop_str_in_output: Any = None
-    logit_bias: Any = None
-    modalities: Any = None
-    prediction: Any = None
-    prompt_embeds: Any = None
-    prompt_logprobs: Any = None
-    response_format: Any = None
-    skip_special_tokens: Any = None
-    structured_outputs: Any = None
-    suffix: Any = None
-    tool_choice: Any = None
-    tools: Any = None
-    truncate_prompt_tokens: Any = None
-    use_beam_search: Any = None
-
-
-_NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "add_generation_prompt": (True,),
-    "best_of": (1,),
-    "function_call": ("none",),
-    "modalities": (["text"],),
-    "response_format": ({"type": "text"},),
-    "skip_special_tokens": (True,),
-    "tool_choice": ("none", "auto"),
-}
-"""Values of these fields that ask for nothing, beside those that are empty or false."""
-
-
-class Options(_Refused, kw_only=True):
+class Options(Unsupported, kw_only=True):
     """What both kinds of request have in common."""
 
     model: str | None = None
@@ -105,6 +62,9 @@ class Options(_Refused, kw_only=True):
     min_tokens: Annotated[int, Meta(ge=0)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    add_special_tokens: bool | None = None
+    """Whether the prompt gets the tokens that a text begins or ends with, as the tokenizer has it. By default
+    a completion does and a chat, whose template writes them itself, does not."""
 
     @property
     def choices(self) -> int:
@@ -139,14 +99,13 @@ class Options(_Refused, kw_only=True):
         Raises:
             ApiError: status 400, and which field it is.
         """
-        for name in _Refused.__struct_fields__:
-            value = getattr(self, name)
-            if (value and value not in _NEUTRAL.get(name, ())) or (
-                value is False and True in _NEUTRAL.get(name, ())
-            ):
-                raise invalid(f"{name} is not supported; remove it", name, "unsupported_parameter")
+        self.check_unsupported()
         if self.stream_options is not None and not self.stream:
             raise invalid("stream_options is for streams; set stream to true or remove it", "stream_options")
+        if self.stream_options is not None and self.stream_options.continuous_usage_stats:
+            field = "stream_options.continuous_usage_stats"
+            problem = f"{field} is not supported; the counts come at the end, with include_usage"
+            raise invalid(problem, field, "unsupported_parameter")
         if len(self.stops) > _MAX_STOPS:
             raise invalid(f"at most {_MAX_STOPS} stop strings are supported", "stop")
         for stop in self.stops:
@@ -204,6 +163,8 @@ class Message(msgspec.Struct, frozen=True):
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[TextPart | ImagePart] | None = None
+    name: str | None = None
+    """Of who speaks, for chat templates that know it."""
     tool_calls: Any = None
 
 

@@ -20,12 +20,10 @@ from triptych.engine.messages import Ready, Shutdown, encode
 from triptych.engine.server.client import Client
 from triptych.engine.server.link import Link
 from triptych.engine.server.metrics import Metrics
+from triptych.engine.threads import WAITING
 
 logger = logging.getLogger("triptych.server")
 
-_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""Threads of the worker that wait for each other sleep rather than spin: it shares the processor with this
-server at the least, and spinning threads that hold up the one they wait for cost many times the work."""
 BAD_DECLARATION = 2
 """Exit code of a worker that cannot be started as declared; it has said why."""
 
@@ -69,7 +67,10 @@ class Supervisor:
         self._client = client
         self._metrics = metrics
         self._patience = patience or Patience()
-        self._deaths: deque[float] = deque()
+        self._recent: deque[float] = deque()
+        """When workers died."""
+        self.deaths = 0
+        """Of workers that had been ready, or came after one that had."""
         self._stopping = False
         self._process: asyncio.subprocess.Process | None = None
         self._link: Link | None = None
@@ -96,6 +97,7 @@ class Supervisor:
                     if code != BAD_DECLARATION:
                         logger.error("the worker ended with %s before it was ready", _ending(code))
                     return BAD_DECLARATION if code == BAD_DECLARATION else 1
+                self.deaths += 1
                 self._metrics.restarts.inc()
                 pause = self._next_pause()
                 if pause is None:
@@ -141,7 +143,7 @@ class Supervisor:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=sys.stderr.fileno(),
             start_new_session=True,  # Ctrl-C reaches this server alone, which decides what becomes of it
-            env=_THREADS | os.environ,
+            env=WAITING | os.environ,
         )
         self._process, self._link = process, link
         tasks = [asyncio.create_task(self._read(link)), asyncio.create_task(self._watch(process))]
@@ -183,12 +185,12 @@ class Supervisor:
     def _next_pause(self) -> float | None:
         """Seconds until the next start; None: it has died too often."""
         now = monotonic()
-        self._deaths.append(now)
-        while self._deaths[0] < now - self._patience.within:
-            self._deaths.popleft()
-        if len(self._deaths) >= self._patience.deaths:
+        self._recent.append(now)
+        while self._recent[0] < now - self._patience.within:
+            self._recent.popleft()
+        if len(self._recent) >= self._patience.deaths:
             return None
-        return self._patience.first_pause * float(2 ** (len(self._deaths) - 1))
+        return self._patience.first_pause * float(2 ** (len(self._recent) - 1))
 
 
 def _ending(code: int) -> str:

@@ -1,0 +1,97 @@
+"""One run record of several workers that served one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from time import monotonic_ns
+
+import numpy as np
+
+from triptych.engine.clock import ticks
+from triptych.engine.spool import Spooled, read_spool, spool_files
+from triptych.plan import PoolPlan
+from triptych.record import Run, write_run
+from triptych.record.columns import REQUEST_COLUMNS, SPAN_COLUMNS, TRANSFER_COLUMNS
+from triptych.record.logs import LaneLog, Spans, Transfers
+from triptych.spec.deployment import Deployment
+
+_TIMES = tuple(
+    name for name, (kind, _) in REQUEST_COLUMNS.items() if kind == "float64" and name != "transfer_seconds"
+)
+
+
+def gather_record(record: Path, plan: PoolPlan, deployment: Deployment, *, interrupted: bool = False) -> None:
+    """Writes the run folder anew, with what all workers did.
+
+    Args:
+        record: run folder.
+        plan: of the pool that was served.
+        deployment: as it was served.
+        interrupted: whether the server did not end as it was told to.
+
+    Raises:
+        SpecError: it cannot be written.
+    """
+    found = [spooled for file in spool_files(record) if (spooled := read_spool(file)) is not None]
+    if found:
+        found.sort(key=lambda spooled: spooled.zero)
+        write_run(join(found, plan, deployment, end=monotonic_ns(), interrupted=interrupted), record)
+
+
+def join(
+    workers: Sequence[Spooled],
+    plan: PoolPlan,
+    deployment: Deployment,
+    *,
+    end: int,
+    interrupted: bool = False,
+) -> Run:
+    """The run of all workers, as of one that was never replaced.
+
+    A request that was under way when a worker died has a row for each worker that was at work on it: what
+    came of it there, and then as a request with the tokens so far in its prompt.
+
+    Args:
+        workers: in the order in which they served; at least one.
+        plan: of the pool.
+        deployment: as it was served.
+        end: reading of the monotonic clock, in nanoseconds.
+        interrupted: whether the run did not end as it was told to.
+    """
+    requests, batches, spans = [], [], []
+    count = steps = 0
+    for worker in workers:
+        later = ticks(worker.zero - workers[0].zero)
+        rows, ran, stays = worker.requests.copy(), worker.batches.copy(), worker.spans.copy()
+        for name in _TIMES:
+            rows[name] += later
+        ran["start"] += later
+        stays["token_time"] += later
+        stays["request"] += count
+        stays["join"] += steps
+        stays["leave"] += steps
+        count += len(rows)
+        steps += worker.steps
+        requests.append(rows)
+        batches.append(ran)
+        spans.append(stays)
+    table, log, stay = np.concatenate(requests), np.concatenate(batches), np.concatenate(spans)
+    table["id"] = np.arange(count)
+    columns = {name: log[name] for name in log.dtype.names or ()}
+    columns["flops"], columns["bytes"] = plan.cost.work(columns)
+    columns["cpu_seconds"] = np.concatenate([worker.cpu_seconds for worker in workers])
+    stay = stay[np.argsort(stay["request"], kind="stable")]
+    seconds = ticks(end - workers[0].zero)
+    return Run(
+        requests={name: np.ascontiguousarray(table[name]) for name in REQUEST_COLUMNS},
+        lanes=[LaneLog(0, 0, columns)],
+        spans=Spans({name: np.ascontiguousarray(stay[name]) for name in SPAN_COLUMNS}),
+        transfers=Transfers({name: np.empty(0, kind) for name, (kind, _) in TRANSFER_COLUMNS.items()}),
+        instances=[plan.describe(0)],
+        horizon=seconds,
+        deployment_yaml=deployment.to_yaml(),
+        producer="serve",
+        interrupted=interrupted,
+        meta={**workers[0].meta, "wall_seconds": seconds, "worker_restarts": len(workers) - 1},
+    )

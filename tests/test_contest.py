@@ -1,0 +1,79 @@
+"""A benchmark goes on when one of those it compares fails, and says which and why."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+JOB = {"prompts": [[1, 2]], "arrivals": [0.0], "output": 3}
+HEAD = "import json, sys\nprint('loading', file=sys.stderr)\n"
+ANSWER = "print(json.dumps({'first': [0.1], 'last': [0.2], 'tokens': [TOKENS]}), flush=True)\n"
+STEADY = HEAD + "print('ready', flush=True)\nfor line in sys.stdin:\n    " + ANSWER.replace("TOKENS", "3")
+SCRIPTS = {
+    "steady.py": STEADY,
+    "dies_at_once.py": HEAD + "raise ImportError('no such engine')\n",
+    "dies_later.py": STEADY + "    sys.exit('out of memory')\n",
+    "brief.py": STEADY.replace("[3]", "[2]"),
+}
+
+
+@pytest.fixture
+def contest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Makes a contest of scripts."""
+    monkeypatch.setattr(sys, "path", [str(ROOT / "benchmarks"), *sys.path])
+    import contest as module
+
+    monkeypatch.setattr(module, "CONTESTANTS", tmp_path)
+    for name, text in SCRIPTS.items():
+        (tmp_path / name).write_text(text)
+    options = Namespace(chunk=16, device="CPU")
+
+    def make(*names: str, python: str = sys.executable) -> Any:
+        entrants = {name: (f"{name}.py", python) for name in names}
+        return module.Contest(tmp_path, "bf16", options, entrants, 1)
+
+    return make
+
+
+def test_each_answers_in_turn(contest: Callable[..., Any]) -> None:
+    with contest("steady") as present:
+        for _ in range(2):
+            assert present.run("steady", JOB)["last"] == [0.2]
+        assert present.seconds("steady") == pytest.approx(0.4)
+        assert present.failed == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("dies_at_once", ["ended with exit code 1", "ImportError: no such engine"]),
+        ("dies_later", ["ended with exit code 1", "loading", "out of memory"]),
+        ("brief", ["gave other than 3 tokens"]),
+    ],
+)
+def test_one_that_fails_is_told_of_and_the_others_go_on(
+    contest: Callable[..., Any], capsys: pytest.CaptureFixture[str], name: str, says: list[str]
+) -> None:
+    with contest("steady", name) as present:
+        found = [present.run(name, JOB) for _ in range(3)]
+        assert found[-1] is None
+        assert present.run("steady", JOB) is not None
+        assert present.failed == {name}
+        assert present.names == ("steady", name)
+    told = capsys.readouterr().err
+    assert told.startswith(f"engine: {name} is out of it")
+    assert all(words in told for words in says)
+
+
+def test_an_interpreter_that_is_not_there_is_told_of(
+    contest: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with contest("steady", python="/none/python") as present:
+        assert present.run("steady", JOB) is None
+    assert "/none/python cannot be started: No such file" in capsys.readouterr().err
