@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.engine.tiny import CONFIGS, IMAGE_FAMILIES, config_file
+from tests.engine.tiny import ALL, CONFIGS, IMAGE_FAMILIES, config_file
 
 from triptych.cost.placement import runs, stage_parts
 from triptych.engine.loader import load
@@ -19,6 +19,7 @@ from triptych.profiler.sizes import Case, ImageCase
 from triptych.profiler.statistics import Row
 from triptych.profiler.subject import Subject, build, layers_that_fit
 from triptych.profiler.turns import Turn, Turns, times_of
+from triptych.spec.base import SpecError
 
 MIXED = Case(((20, 0), (7, 12)), (9, 30), check=True)
 LAYER = {"norm", "qkv", "rope and KV write", "attention output", "residual add"}
@@ -41,7 +42,7 @@ def rows_of(subject: Subject, case: Case | ImageCase) -> dict[str, Row]:
     return {row["operator"]: row for row in rows_of_series(case, series[case.name])}
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", ALL)
 def test_every_piece_is_an_operator_of_the_model(family: str, tmp_path: Path) -> None:
     subject = subject_of(family, tmp_path)
     prompt, decode = rows_of(subject, Case(((24, 8),))), rows_of(subject, Case(decodes=(16, 16, 16)))
@@ -159,3 +160,8 @@ def test_operators_are_per_layer_however_many_were_built(
     assert times_of(subject, "norm") == 2
     assert times_of(subject, "head") == 1
     assert "qkv" in rows_of(subject, Case(((16, 0),)))
+
+
+def test_matrices_that_are_several_in_one_are_not_split(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"--tp: .* has gate_up_proj, .*; measure it at 1"):
+        subject_of("phi3", tmp_path, tensor=2)

@@ -129,7 +129,8 @@ def rows_of_lines() -> list[Row]:
     rows += [{"operator": "vision qkv", "units": units, "seconds": 3 + units} for units in (16, 256)]
     rows += [{"operator": "vision full attention", "units": n, "seconds": n**2} for n in (32, 64)]
     rows += [
-        {"operator": name, "units": 1, "decodes": 1, "seconds": 1e9} for name in ("iteration", "sampler")
+        {"operator": name, "units": 1, "decodes": 1, "seconds": 1e9}
+        for name in ("iteration", "scheduling", "input building", "sampler")
     ]
     return rows
 
@@ -183,6 +184,16 @@ def test_what_is_finished_is_kept(tmp_path: Path) -> None:
     again = Journal(path, JOB)
     again.add({"kind": "rows", "name": "copies", "rows": []})
     assert Journal(path, JOB).done == {key(1, "text 16after0"): 2, "copies": 1}
+
+
+def test_what_was_measured_with_other_libraries_is_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "partial.jsonl"
+    Journal(path, JOB).add({"kind": "rows", "name": "copies", "rows": []})
+    assert Journal(path, JOB).done
+    monkeypatch.setattr("triptych.profiler.journal.libraries", lambda: {"torch": "0.1"})
+    assert Journal(path, JOB).done == {}
 
 
 def test_what_was_measured_of_something_else_is_dropped(tmp_path: Path) -> None:

@@ -34,6 +34,14 @@ def test_the_published_tables_are_read() -> None:
 
 
 @published
+def test_an_older_release_of_the_tables_is_read_too() -> None:
+    profile = read_aiconfigurator(H100.with_name("vllm_0.14.0"))
+    assert (profile.info.device, profile.info.versions["gemm"]) == ("H100", "0.14.0")
+    operators = {"matmul", "prefill attention", "decode attention", "experts", "all-reduce"}
+    assert operators <= set(profile.columns["operator"].tolist())
+
+
+@published
 def test_messages_of_nccl_are_counted_in_elements() -> None:
     """A message of 2-byte elements takes as long as one of twice as many 1-byte elements."""
     profile = read_nccl(COMM / "nccl_2.29.2.csv")

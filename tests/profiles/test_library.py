@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -155,11 +156,19 @@ def printed(width: int, *args: object) -> list[str]:
 def test_the_list_says_what_there_is() -> None:
     kernels = small("kernels-of-any-model-that-were-measured-somewhere", model="")
     lines = printed(80, [small(), kernels], ["aiconfigurator-h100_sxm-vllm-0.24.0"])
-    assert lines[:4] == ["mine", "  CPU  TP 1  2 operators  2 rows  2026-11-21", "  opt-125m", "  a test"]
-    assert lines[4] == "kernels-of-any-model-that-were-measured-somewhere"
-    assert lines[6] == "  any model"
+    assert lines[0] == "kernels-of-any-model-that-were-measured-somewhere"
+    assert lines[2] == "  any model"
+    assert lines[4:8] == ["mine", "  CPU  TP 1  2 operators  2 rows  2026-11-21", "  opt-125m", "  a test"]
     assert lines[-1] == "  aiconfigurator-h100_sxm-vllm-0.24.0"
     assert not any("…" in line for line in lines)
+
+
+def test_the_list_is_ordered_by_device_and_long_lines_stay_below_their_name() -> None:
+    source = "somebody who has a long name, with a program that has one too, under a licence that has not"
+    a10 = Profile(ProfileInfo(name="zebra", device="A10", source=source), small().columns)
+    lines = printed(60, [small("aardvark"), a10])
+    assert [line for line in lines if not line.startswith("  ")] == ["zebra", "aardvark"]
+    assert lines[3:5] == [f"  {line}" for line in textwrap.wrap(source, 58)]
 
 
 def test_a_list_of_none_says_so() -> None:

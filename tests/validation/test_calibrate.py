@@ -24,9 +24,10 @@ from triptych.spec.deployment import Deployment
 from triptych.spec.workload import WorkloadSpec
 from triptych.validation import calibrate as calibrate_module
 from triptych.validation import calibration_fit as fit_module
-from triptych.validation.calibrate import ALL, Calibrated, calibrate, host_time
-from triptych.validation.calibration_delays import delays, link_share, paired
+from triptych.validation.calibrate import ALL, Calibrated, Errors, Judged, calibrate, host_time
+from triptych.validation.calibration_delays import BEGAN, delays, link_share
 from triptych.validation.calibration_fit import CLASSES, Observed, fit, relative_errors
+from triptych.validation.calibration_pairs import paired
 from triptych.validation.calibration_report import (
     calibrate_and_report,
     print_calibration,
@@ -299,6 +300,12 @@ class TestCalibrate:
         calm = calibrate(written(run, tmp_path / "run"), deployment)
         assert not any("their likes" in note for note in calm.notes)
 
+    def test_batches_that_are_predicted_too_long_are_no_stragglers(self) -> None:
+        """However far the time in all is below the mean of the errors, which short batches make."""
+        before, after = Errors(0.5, -0.5, -0.5), Errors(0.2, 0.4, 0.01)
+        notes = calibrate_module._notes(fit(VARIED), [Judged(ALL, 100, before, after)], None)
+        assert not any("their likes" in note for note in notes)
+
     def test_one_device_has_no_collectives(self, tmp_path: Path, deployment: Path) -> None:
         alone = DEPLOYMENT.replace("tensor: 2", "tensor: 1")
         deployment.write_text(alone)
@@ -384,6 +391,11 @@ def bench_of(server: Run, *, offset: float, front: float, image: float, answer: 
     )
 
 
+def began(run: Run, at: float) -> Run:
+    """The record with the Unix time at which its clock began."""
+    return replace(run, meta={**run.meta, BEGAN: at})
+
+
 class TestDelays:
     @given(
         offset=st.floats(-5, 100),
@@ -403,6 +415,22 @@ class TestDelays:
         assert found.front_end + found.answer == pytest.approx(front + answer, abs=1e-3)
         assert found.front_end_image == pytest.approx(image, abs=1e-3)
         assert found.front_end == pytest.approx(found.answer, abs=1e-3)
+        assert not found.shared
+
+    def test_are_each_known_where_both_records_say_when_their_clocks_began(self) -> None:
+        client = bench_of(RUN, offset=7, front=0.03, image=0.01, answer=0.002)
+        found = delays(began(RUN, 1.79e9), {Path("bench"): began(client, 1.79e9 + 7)})
+        assert found.shared and found.requests == len(RUN)
+        assert found.front_end == pytest.approx(0.03, abs=1e-3)
+        assert found.front_end_image == pytest.approx(0.01, abs=1e-3)
+        assert found.answer == pytest.approx(0.002, abs=1e-3)
+
+    @pytest.mark.parametrize("wrong", [0.05, -0.05, 3600.0])
+    def test_clocks_by_which_requests_come_before_they_are_sent_are_left_aside(self, wrong: float) -> None:
+        client = bench_of(RUN, offset=7, front=0.01, image=0.0, answer=0.01)
+        found = delays(began(RUN, 1.79e9), {Path("bench"): began(client, 1.79e9 + 7 + wrong)})
+        assert not found.shared
+        assert found.front_end == pytest.approx(0.01, abs=1e-3)
 
     def test_every_request_finds_itself(self) -> None:
         client = bench_of(RUN, offset=7, front=0.01, image=0.01, answer=0.01)
@@ -446,7 +474,9 @@ class TestDelays:
         assert found.delays is not None and found.delays.records == 2
         assert found.calibration.front_end + found.calibration.answer == pytest.approx(0.02, abs=1e-3)
         assert found.calibration.front_end_image == pytest.approx(0.002, abs=1e-3)
-        assert not any("front_end" in note for note in found.notes)
+        assert [note for note in found.notes if "front_end" in note] == [
+            "front_end, answer: the clocks of client and server are not known to agree; each is half"
+        ]
 
 
 class TestLinks:

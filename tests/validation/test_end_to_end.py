@@ -10,6 +10,7 @@ import pytest
 from triptych.record import read_run
 from triptych.spec.workload import WorkloadSpec
 from triptych.validation.api import validate
+from triptych.validation.calibration_delays import delays
 from triptych.validation.result import Validation
 
 pytest.importorskip("torch")
@@ -75,3 +76,8 @@ def test_the_servers_own_record_has_the_batches_of_all_repetitions(found: Valida
     assert lane["sampled"].sum() >= wanted
     assert lane["images"].sum() >= REPEATS * 1
     assert len(server) >= REPEATS * REQUESTS
+
+
+def test_client_and_server_share_a_clock(found: Validation, folder: Path) -> None:
+    client = folder / "out" / "measured-1"
+    assert delays(read_run(folder / "out" / "server"), {client: read_run(client)}).shared

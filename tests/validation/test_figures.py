@@ -51,8 +51,12 @@ def test_predicted_and_measured_differ_without_colour() -> None:
             "measured": "-",
             "predicted": "--",
         }
-    markers = [axes.lines[0].get_marker() for axes in draw([comparison(30)]).axes[:3]]
-    assert len(set(markers)) == 3
+
+
+def test_markers_are_what_the_legend_says_they_are() -> None:
+    figure = draw([comparison(30)])
+    shown = next(line for line in figure.legends[0].get_lines() if line.get_label() == "a request")
+    assert {axes.lines[0].get_marker() for axes in figure.axes[:3]} == {shown.get_marker()}
 
 
 @pytest.mark.parametrize("count", [0, 1, 5000])

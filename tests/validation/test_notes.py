@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from tests.record.build import NEVER, run
 
+from triptych.profiler.machine import cores
 from triptych.record import Run
 from triptych.report.compare import compare
 from triptych.validation import busy
-from triptych.validation.busy import Others, available_cores
+from triptych.validation.busy import Others
 from triptych.validation.notes import machine_notes, run_notes
 
 ROW = {"arrival": 0, "first_token": 1, "end": 2, "generated_tokens": 2, "prompt_tokens": 100}
@@ -76,9 +77,8 @@ def test_overload_is_mentioned_with_who_sees_it() -> None:
 
 class TestOthers:
     def test_a_machine_that_others_keep_busy_is_mentioned(self) -> None:
-        cores = available_cores()
-        assert list(machine_notes(0.05 * cores)) == list(machine_notes(None)) == []
-        (note,) = machine_notes(0.6 * cores)
+        assert list(machine_notes(0.05 * cores())) == list(machine_notes(None)) == []
+        (note,) = machine_notes(0.6 * cores())
         assert note.startswith("other programs took")
 
     def test_what_this_process_does_is_not_of_others(self, monkeypatch: pytest.MonkeyPatch) -> None:

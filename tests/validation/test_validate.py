@@ -18,14 +18,17 @@ import pytest
 import yaml
 
 from triptych import simulate
+from triptych.plan import PoolPlan, plan_pools
 from triptych.record import read_run
 from triptych.spec.base import SpecError
+from triptych.spec.calibration import Calibration
 from triptych.spec.deployment import Deployment
 from triptych.validation import server
 from triptych.validation.api import validate
 from triptych.validation.console import validate_and_report
 from triptych.validation.files import COMPARISON_COLUMNS
 from triptych.validation.server import Interrupted
+from triptych.validation.watch import GoOn
 
 FAKE = Path(__file__).with_name("fake_serve.py")
 REQUESTS = 12
@@ -178,7 +181,7 @@ class TestProfile:
     def test_predictions_rest_on_the_deployment_that_is_given_back(
         self, deployment: Path, workload: Path, tmp_path: Path
     ) -> None:
-        def ensure(declared: Deployment) -> Deployment:
+        def ensure(declared: Deployment, go_on: GoOn) -> Deployment:
             pool = declared.pools["all"].model_copy(update={"device": "H100"})
             return declared.model_copy(update={"pools": {"all": pool}})
 
@@ -186,21 +189,53 @@ class TestProfile:
         assert level.predicted[0].instances[0].device == "H100"
         assert Deployment.load(tmp_path / "out" / "deployment.yaml").pools["all"].device == "H100"
 
-    def test_a_profile_beside_the_deployment_is_found_from_the_records_too(
+    def test_files_beside_the_deployment_are_found_from_the_records_too(
         self, deployment: Path, workload: Path, tmp_path: Path
     ) -> None:
         (tmp_path / "mine.parquet").write_bytes(b"")
+        (tmp_path / "mine.yaml").write_text(Calibration(iteration=0.5).to_yaml(), encoding="utf-8")
         named: list[tuple[str, ...]] = []
 
-        def ensure(declared: Deployment) -> Deployment:
-            named.append(declared.pools["all"].profile)
-            raise SpecError("", "enough seen")
+        def ensure(declared: Deployment, go_on: GoOn) -> Deployment:
+            named.append((*declared.pools["all"].profile, declared.calibration or ""))
+            pool = declared.pools["all"].model_copy(update={"profile": ()})
+            return declared.model_copy(update={"pools": {"all": pool}})
 
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(SpecError, match="enough seen"):
-            patch.setattr("triptych.validation.api.plan_pools", lambda *_: [])
-            profile = ("pools.all.profile=[mine.parquet, catalogued]",)
-            validate(deployment, workload, tmp_path / "out", overrides=profile, ensure_profile=ensure)
-        assert named == [(str(tmp_path / "mine.parquet"), "catalogued")]
+        def planned(declared: Deployment, file: Path) -> list[PoolPlan]:
+            pool = declared.pools["all"].model_copy(update={"profile": ()})
+            return plan_pools(declared.model_copy(update={"pools": {"all": pool}}), file)
+
+        profile = ("pools.all.profile=[mine.parquet, catalogued]", "calibration=mine.yaml")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("triptych.validation.api.plan_pools", planned)
+            (level,) = validate(
+                deployment,
+                workload,
+                tmp_path / "out",
+                repeats=1,
+                overrides=profile,
+                ensure_profile=ensure,
+            ).levels
+        assert named == [(str(tmp_path / "mine.parquet"), "catalogued", str(tmp_path / "mine.yaml"))]
+        assert level.predicted[0].lanes[0]["first"].min() > 0.5
+
+    def test_measuring_ends_when_it_is_told_to(
+        self, deployment: Path, workload: Path, tmp_path: Path
+    ) -> None:
+        def ensure(declared: Deployment, go_on: GoOn) -> Deployment:
+            assert not go_on(3, 10, 1.0)
+            raise Interrupted
+
+        told: list[tuple[str, int, int, float]] = []
+
+        def progress(*step: Any) -> bool:
+            told.append(step)
+            return False
+
+        with pytest.raises(Interrupted):
+            validate(deployment, workload, tmp_path / "out", ensure_profile=ensure, progress=progress)
+        assert told == [("measuring operators", 3, 10, 1.0)]
+        assert servers() == []
 
 
 class TestPrinted:
@@ -214,7 +249,8 @@ class TestPrinted:
         assert self.report(deployment, workload, tmp_path / "out") == 0
         printed = capsys.readouterr().out
         assert "predictions rest on the roofline" in printed
-        assert "triptych profile --model OPT-125M --device cpu" in printed
+        assert "triptych profile --model OPT-125M --device cpu --precision bf16" in printed
+        assert not any(line.endswith(" ") for line in printed.splitlines())
         kept = json.loads((tmp_path / "out" / "comparison.json").read_text(encoding="utf-8"))
         for row in kept["rows"]:
             assert f"{row['error'] * 100:+.1f}%" in printed

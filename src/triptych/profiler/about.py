@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from pathlib import Path
 
 import psutil
 import torch
 import transformers
 
+from triptych.profiler.machine import cores, processor
 from triptych.profiles.readers.names import device_of
 from triptych.version import __version__
 
@@ -44,22 +44,12 @@ def versions(device: str) -> dict[str, str]:
 def clocks(device: str) -> dict[str, str]:
     """Of processor and device, as the system reports them."""
     frequency = psutil.cpu_freq()
-    found = {"processor": _processor(), "threads": str(torch.get_num_threads())}
+    found = {"processor": processor(), "cores": str(cores()), "threads": str(torch.get_num_threads())}
     if frequency is not None and frequency.current:
         found["processor clock"] = f"{frequency.current:.0f} MHz"
     if device == "cuda":
         found |= {name: value for name, value in _nvidia().items() if name.startswith(("clocks", "power"))}
     return found
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor()
 
 
 def _nvidia() -> dict[str, str]:

@@ -7,12 +7,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import IO, Any
 
 from triptych import catalog
+from triptych.engine.servable import cuda_may_be_here
+from triptych.engine.threads import WAITING
 from triptych.profiler.assemble import Check, checks, profile, splits
 from triptych.profiler.job import Job
 from triptych.profiler.journal import Journal
@@ -21,8 +25,6 @@ from triptych.profiles import Profile, write_profile
 from triptych.spec.base import SpecError
 from triptych.spec.model import Model
 
-THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""As the engine's worker has it: threads that wait sleep."""
 PRECISIONS = ("fp32", "bf16", "fp16")
 DEVICES = ("cpu", "cuda")
 _LIMITS = {
@@ -30,7 +32,15 @@ _LIMITS = {
     "cuda": Limits(tokens=8192, batch=256, context=32768, kv=1 << 20, patches=16384),
 }
 _REPEATS = {"cpu": 10, "cuda": 20}
+_QUICK_REPEATS = 6
+"""Two a turn: the fewest from which a batch's own time can be told from the machine's speed."""
 _CHECKS, _QUICK_CHECKS = 20, 8
+
+_WRONG = 2
+"""Exit code of a measuring process that cannot do what it was asked, and has said why."""
+_BETWEEN_CALLS = 0.2
+"""Seconds after which `progress` is called though nothing was said."""
+_QUIET = {"kind": "quiet"}
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -56,7 +66,7 @@ def run_profile(
     out: Path = Path("profile"),
     quick: bool = False,
     minutes: float | None = None,
-    collectives: Sequence[int] = (),
+    collectives: Sequence[int] | None = None,
     max_tokens: int | None = None,
     max_batch: int | None = None,
     max_context: int | None = None,
@@ -77,13 +87,15 @@ def run_profile(
         out: folder.
         quick: a coarse grid of sizes.
         minutes: after which nothing more is begun; None: as long as it takes.
-        collectives: members of groups of processes whose all-reduce is measured.
+        collectives: members of groups of processes whose collectives are measured; None: the degrees of `tp`
+            above 1, on CUDA as far as there are GPUs.
         max_tokens: largest number of tokens of a batch.
         max_batch: most sequences that decode at once.
         max_context: longest context of a request.
         max_patches: most image patches of a batch.
         repeats: passes over each batch.
-        progress: is told each line of the measuring process.
+        progress: is told each line of the measuring process, and `{"kind": "quiet"}` a few times a second
+            while there is none; what it raises ends the measuring.
 
     Raises:
         SpecError: an argument is wrong, or the model cannot be built or split so.
@@ -92,6 +104,8 @@ def run_profile(
     shape = catalog.model(model, field="--model")
     if device not in DEVICES:
         raise SpecError("--device", f"{device!r} is none of {', '.join(DEVICES)}")
+    if device == "cuda" and not cuda_may_be_here():
+        raise SpecError("--device", "there is no sign of a CUDA device or its driver here; use cpu")
     if precision not in PRECISIONS:
         raise SpecError("--precision", f"{precision!r} is none of {', '.join(PRECISIONS)}")
     _check_split(shape, tp)
@@ -109,9 +123,9 @@ def run_profile(
             patches=max_patches or own.patches,
         ),
         quick=quick,
-        repeats=repeats or _REPEATS[device],
+        repeats=repeats or (_QUICK_REPEATS if quick else _REPEATS[device]),
         checks=_QUICK_CHECKS if quick else _CHECKS,
-        collectives=tuple(collectives),
+        collectives=None if collectives is None else tuple(collectives),
         seconds=None if minutes is None else minutes * 60,
     )
     name = "-".join((device, shape.name.lower().replace(" ", "-"), precision))
@@ -145,33 +159,74 @@ def _check_split(model: Model, tp: Sequence[int]) -> None:
 
 def _run(job: Job, journal: Journal, progress: Progress) -> None:
     """Runs the measuring process to its end."""
-    with _process(job) as lines:
+    with _process(job, journal.path.with_suffix(".log")) as lines:
         for line in lines:
-            journal.add(line)
+            if line is not _QUIET:
+                journal.add(line)
             progress(line)
 
 
 @contextmanager
-def _process(job: Job) -> Iterator[Iterator[dict[str, Any]]]:
-    """The lines of a measuring process, which is ended with the block."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "triptych.profiler.measure"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=THREADS | os.environ,
-        start_new_session=True,  # Ctrl-C reaches this process alone, which ends the other
-    )
-    assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+def _process(job: Job, log: Path) -> Iterator[Iterator[dict[str, Any]]]:
+    """The lines of a measuring process, which is ended with the block.
+
+    Args:
+        job: what it does.
+        log: file for what it says beside; stays if it ends of itself too early.
+    """
+    with log.open("w+b") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "triptych.profiler.measure"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env=WAITING | os.environ,
+            start_new_session=True,  # Ctrl-C reaches this process alone, which ends the other
+        )
+    assert process.stdin is not None and process.stdout is not None
+    crashed = False
     try:
-        process.stdin.write(job.to_json() + "\n")
-        process.stdin.close()
-        yield (json.loads(line) for line in process.stdout)
-        errors = process.stderr.read().strip().splitlines()
-        if process.wait():
-            ended = f"measuring ended with code {process.returncode}; the same command goes on from there"
-            raise SpecError("", errors[-1] if errors and process.returncode > 0 else ended)
+        with suppress(BrokenPipeError):  # what it died of is in the log
+            process.stdin.write(job.to_json() + "\n")
+            process.stdin.close()
+        yield _lines(process.stdout)
+        if code := process.wait():
+            crashed = code != _WRONG
+            raise _ended(code, log)
     finally:
         process.kill()
         process.wait()
+        if not crashed:
+            log.unlink()
+
+
+def _ended(code: int, log: Path) -> SpecError:
+    said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    last = said[-1] if said else "it said nothing"
+    if code == _WRONG:
+        return SpecError("", last)
+    return SpecError(
+        "", f"measuring ended with code {code}: {last}; all it said is in {log}; the same command goes on"
+    )
+
+
+def _lines(stream: IO[str]) -> Iterator[dict[str, Any]]:
+    """What a process says, line by line, and _QUIET while it does not."""
+    said: SimpleQueue[str] = SimpleQueue()
+
+    def listen() -> None:
+        for line in stream:
+            said.put(line)
+        said.put("")
+
+    Thread(target=listen, daemon=True).start()
+    while True:
+        try:
+            line = said.get(timeout=_BETWEEN_CALLS)
+        except Empty:
+            yield _QUIET
+            continue
+        if not line:
+            return
+        yield json.loads(line)

@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from triptych import catalog
 from triptych.profiler.job import Job, case_from_plain, key
 from triptych.profiler.predict import Sum
 from triptych.profiler.rows import Series, rows_of, series_of
 from triptych.profiler.sizes import AnyCase, HostCase
 from triptych.profiler.statistics import Row, speeds
 from triptych.profiles import COLUMNS, Profile, ProfileInfo, profile_of
+from triptych.profiles.shapes import shape_of
 
 Lines = Sequence[dict[str, Any]]
 
@@ -48,7 +50,8 @@ def profile(name: str, job: Job, lines: Lines) -> Profile:
         about = {"model": measured.model["name"], "tensor": measured.tensor, **common}
         for case, series in measured.series:
             if isinstance(case, HostCase) or not case.check or measured.whole:
-                rows += [{**about, **row} for row in rows_of(case, series)]
+                found = rows_of(case, series, measured.model["largest_graph"])
+                rows += [{**about, **row} for row in found]
     for line in _of(lines, "rows"):
         rows += [{**common, **row} for row in line["rows"]]
     names = [column for column in COLUMNS if any(column in row for row in rows)]
@@ -89,6 +92,7 @@ def splits(job: Job, lines: Lines) -> list[Split]:
 
 def _info(name: str, job: Job, lines: Lines) -> ProfileInfo:
     about = _of(lines, "about")[-1]
+    shape = catalog.model(job.model)
     return ProfileInfo(
         name=name,
         device=about["device"],
@@ -96,6 +100,8 @@ def _info(name: str, job: Job, lines: Lines) -> ProfileInfo:
         measured_at=time.strftime("%Y-%m-%d"),
         versions=about["versions"],
         clocks=about["clocks"],
+        chunks="apart" if all(split.model["apart"] for split in splits(job, lines)) else "together",
+        shapes={shape.name: shape_of(shape)},
         notes=" ".join(_notes(job, lines)),
     )
 
@@ -109,6 +115,12 @@ def _notes(job: Job, lines: Lines) -> list[str]:
     products = {split.model["products"] for split in measured if split.model["products"]}
     if products:
         notes.append(f"Products in {' and '.join(sorted(products))}.")
+    notes += [f"Attention: {name}." for name in sorted({split.model["attention"] for split in measured})]
+    graphs = max((split.model["largest_graph"] for split in measured), default=0)
+    if graphs:
+        notes.append(
+            f"Decodes of up to {graphs} sequences run as CUDA graphs; operators at as few tokens are theirs."
+        )
     for split in measured:
         degree, model = f"Tensor {split.tensor}:", split.model
         if not split.whole:
@@ -132,7 +144,8 @@ def checks(job: Job, lines: Lines) -> list[Check]:
     found = []
     for split in splits(job, lines):
         learned = [(case, series) for case, series in split.series if not case.check]
-        rows = [row for case, series in learned for row in rows_of(case, series)]
+        graph = split.model["largest_graph"]
+        rows = [row for case, series in learned for row in rows_of(case, series, graph)]
         if not {"prefill attention", "decode attention"} <= {row["operator"] for row in rows}:
             continue
         total = Sum(rows, split.model["times"])

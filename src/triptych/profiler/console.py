@@ -6,11 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from triptych.profiler.api import Outcome, run_profile
+from triptych.profiler.assemble import Check
+from triptych.profiler.progress import Advance
+from triptych.report.format import percent
+from triptych.report.table import without_trailing_blanks
+
+_PASSES = {"forward": "language model", "vision forward": "vision tower"}
 
 
 def profile_and_report(model: str, *, device: str, tp: Sequence[int], out: Path, **options: Any) -> bool:
@@ -29,42 +36,51 @@ def profile_and_report(model: str, *, device: str, tp: Sequence[int], out: Path,
     Raises:
         SpecError: as `run_profile`.
     """
-    console = Console()
+    console, watcher = Console(), Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
-        with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task("starting", total=None)
+        with Progress(*columns, console=watcher, transient=True, disable=not watcher.is_terminal) as bar:
+            task, advance = bar.add_task("starting", total=None), Advance(len(tp))
 
             def progress(line: dict[str, Any]) -> None:
-                if line["kind"] == "model":
-                    bar.reset(
-                        task, total=line["left"], description=f"{line['name']}, tensor {line['tensor']}"
-                    )
-                elif line["kind"] == "again":
-                    bar.reset(task, total=line["left"], description="what was unsteady, again")
-                elif line["kind"] == "turn":
-                    bar.advance(task)
+                advance.take(line)
+                bar.update(
+                    task,
+                    description=advance.what,
+                    completed=advance.done,
+                    total=advance.total or None,
+                )
 
             outcome = run_profile(model, device=device, tp=tp, out=out, progress=progress, **options)
     except KeyboardInterrupt:
-        console.print("stopped; what was finished is kept: the same command goes on from there")
+        watcher.print("interrupted; what was finished is kept: the same command goes on from there")
         return False
-    _print(outcome, console)
+    print_outcome(outcome, console)
     return True
 
 
-def _print(outcome: Outcome, console: Console) -> None:
-    table = Table(title="Whole passes predicted as the sum of their operators", title_justify="left")
-    for heading in ("pass", "tensor", "passes", "median |error|", "mean error", "largest"):
-        table.add_column(heading, justify="left" if heading == "pass" else "right")
-    for check in outcome.checks:
-        errors = (f"{check.median_error:.1%}", f"{check.bias:+.1%}", f"{check.worst:.1%}")
-        table.add_row(check.what, str(check.tensor), str(check.passes), *errors)
-    if outcome.checks:
-        console.print(table)
-    profile = outcome.profile
-    unsteady = float(profile.columns["unsteady"].mean())
-    console.print(f"{len(profile)} rows, {unsteady:.0%} of them unsteady. {profile.info.notes}")
+def print_outcome(outcome: Outcome, console: Console) -> None:
+    """Prints how well whole passes are the sum of their operators, and what there is to know of the rows."""
+    with without_trailing_blanks(console):
+        if outcome.checks:
+            console.print("[bold]Whole passes, predicted as the sum of their operators[/]\n", highlight=False)
+            console.print(_table(outcome.checks), highlight=False)
+            console.print()
+        rows, unsteady = len(outcome.profile), int(outcome.profile.columns["unsteady"].sum())
+        console.print(f"{rows:,} rows, {percent(unsteady / rows)} of them unsteady.", highlight=False)
+        console.print(outcome.profile.info.notes, style="dim italic", highlight=False, markup=False)
     if not outcome.finished:
-        console.print("not all was measured in the time given: the same command goes on from here")
-    console.print(str(outcome.path), style="bold")
+        console.print("[bold yellow]note[/]  not all was measured: the same command goes on from here")
+    console.print(f"\nwritten to {outcome.path}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _table(checks: Sequence[Check]) -> Table:
+    table = Table(
+        box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 0, 0, 2), pad_edge=False, header_style="bold cyan"
+    )
+    for heading in ("", "tensor", "passes", "median |error|", "mean error", "largest"):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    for check in checks:
+        errors = (f"{check.median_error:.1%}", f"{check.bias:+.1%}", f"{check.worst:.1%}")
+        table.add_row(_PASSES.get(check.what, check.what), str(check.tensor), str(check.passes), *errors)
+    return table

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from multiprocessing.connection import Connection
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -15,6 +16,7 @@ import torch
 import torch.distributed as dist
 import zmq
 
+from triptych.engine.runner import range_on
 from triptych.profiler.statistics import Row, row, undisturbed
 
 SIZES = tuple(4**power for power in range(6, 14))
@@ -27,42 +29,48 @@ def measure_copies(device: str, sizes: Sequence[int], repeats: int) -> Iterator[
     """Copies to the device and back, or within memory on the CPU, and messages between two processes.
 
     Yields:
-        A name, and rows `copy` or `message` by bytes: seconds one way.
+        A name, and rows `copy`, `copy back` or `message` by bytes: seconds one way.
     """
-    rows = [_row("copy", _copies(device, size, repeats), size) for size in sizes]
+    ways = {"copy": ("cpu", device)} | ({"copy back": (device, "cpu")} if device == "cuda" else {})
+    rows = [_row(name, _copies(*way, size, repeats), size) for name, way in ways.items() for size in sizes]
     yield "copies", rows
     with TemporaryDirectory() as folder:
         yield "messages", list(_messages(folder, sizes, repeats))
 
 
 def measure_collectives(
-    members: Sequence[int], sizes: Sequence[int], repeats: int
+    device: str, members: Sequence[int], sizes: Sequence[int], repeats: int
 ) -> Iterator[tuple[str, list[Row]]]:
-    """All-reduces of bf16 between processes: gloo on the CPU, NCCL where there is a GPU for each.
+    """Collectives of bf16 between processes: gloo on the CPU, NCCL on CUDA.
 
     Yields:
-        A name, and rows `all-reduce` by members and bytes.
+        A name, and rows by members and bytes: of an all-reduce, all-gather or reduce-scatter what a member
+        has whole, of an all-to-all what it sends in all.
     """
     for count in members:
         with TemporaryDirectory() as folder:
-            yield f"all-reduce {count}", _all_reduce(count, folder, sizes, repeats)
+            yield f"collectives {count}", _group(device, count, folder, sizes, repeats)
 
 
-def _row(name: str, seconds: Sequence[float], size: int, **more: int) -> Row:
+def _row(name: str, seconds: Sequence[float], size: int, **more: int | str) -> Row:
     taken = np.array(seconds)
     return row(name, taken[undisturbed(taken)], {"model": "", "bytes": size, **more})
 
 
-def _copies(device: str, size: int, repeats: int) -> list[float]:
-    source = torch.ones(size, dtype=torch.uint8, pin_memory=device == "cuda")
-    target = torch.empty(size, dtype=torch.uint8, device=device)
+def _copies(from_device: str, to_device: str, size: int, repeats: int) -> list[float]:
+    cuda = "cuda" in (from_device, to_device)
+    source, target = (
+        torch.ones(size, dtype=torch.uint8, device=device, pin_memory=cuda and device == "cpu")
+        for device in (from_device, to_device)
+    )
 
     def copy() -> None:
         target.copy_(source)
-        if device == "cuda":
+        if cuda:
             torch.cuda.synchronize()
 
-    return _timed(copy, repeats)
+    with range_on(torch.device("cuda" if cuda else "cpu"))(f"{size} bytes from {from_device} to {to_device}"):
+        return _timed(copy, repeats)
 
 
 def _messages(folder: str, sizes: Sequence[int], repeats: int) -> Iterator[Row]:
@@ -100,47 +108,68 @@ def _echo(inbox: str, outbox: str) -> None:
     context.destroy(linger=0)
 
 
-def _all_reduce(members: int, folder: str, sizes: Sequence[int], repeats: int) -> list[Row]:
+def _group(device: str, members: int, folder: str, sizes: Sequence[int], repeats: int) -> list[Row]:
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe(duplex=False)
     processes = [
-        spawn.Process(target=_member, args=(rank, members, folder, sizes, repeats, theirs), daemon=True)
+        spawn.Process(
+            target=_member, args=(device, rank, members, folder, sizes, repeats, theirs), daemon=True
+        )
         for rank in range(members)
     ]
     for process in processes:
         process.start()
     theirs.close()
     try:
-        measured: list[tuple[int, list[float]]] = ours.recv()
+        measured: list[tuple[str, int, list[float]]] = ours.recv()
     except EOFError:
         raise RuntimeError(f"the group of {members} processes broke down") from None
     finally:
         for process in processes:
             process.join(10)
             process.kill()
-    return [_row("all-reduce", seconds, size, members=members) for size, seconds in measured]
+    return [_row(name, seconds, size, members=members, precision="bf16") for name, size, seconds in measured]
 
 
 def _member(
-    rank: int, members: int, folder: str, sizes: Sequence[int], repeats: int, answer: Connection
+    device: str,
+    rank: int,
+    members: int,
+    folder: str,
+    sizes: Sequence[int],
+    repeats: int,
+    answer: Connection,
 ) -> None:
-    gpus = torch.cuda.device_count() >= members
-    device = torch.device("cuda", rank) if gpus else torch.device("cpu")
+    place = torch.device("cuda", rank) if device == "cuda" else torch.device("cpu")
+    if device == "cuda":
+        torch.cuda.set_device(place)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     dist.init_process_group(
-        "nccl" if gpus else "gloo", init_method=f"file://{folder}/group", rank=rank, world_size=members
+        "nccl" if device == "cuda" else "gloo",
+        init_method=f"file://{folder}/group",
+        rank=rank,
+        world_size=members,
     )
     measured = []
     for size in sizes:
-        values = torch.ones(size // 2, dtype=torch.bfloat16, device=device)
+        whole = torch.zeros(size // 2 // members * members, dtype=torch.bfloat16, device=place)
+        other, share = torch.zeros_like(whole), whole[: len(whole) // members].clone()
+        runs: dict[str, Callable[[], Any]] = {
+            "all-reduce": partial(dist.all_reduce, whole),
+            "all-gather": partial(dist.all_gather_into_tensor, whole, share),
+            "reduce-scatter": partial(dist.reduce_scatter_tensor, share, whole),
+            "all-to-all": partial(dist.all_to_all_single, other, whole),
+        }
+        for name, run in runs.items():
 
-        def reduce(values: Any = values) -> None:
-            dist.all_reduce(values)
-            values.fill_(1.0)
-            if gpus:
-                torch.cuda.synchronize()
+            def together(run: Callable[[], Any] = run) -> None:
+                run()
+                if device == "cuda":
+                    torch.cuda.synchronize()
 
-        measured.append((size, _timed(reduce, repeats)))
+            dist.barrier()
+            with range_on(place)(f"{name} of {size} bytes"):
+                measured.append((name, size, _timed(together, repeats)))
     if rank == 0:
         answer.send(measured)
     dist.destroy_process_group()

@@ -1,8 +1,9 @@
 """The host's time of an iteration, and the sampler's: the real engine, driven as its worker drives it.
 
-`iteration` is the time from one turn of the engine to the next without the model and the sampler: messages
-read and decoded, the batch before ended, the next formed, tokens sent to the front end, and the input of the
-forward pass built. What the front end does (text, HTTP) is in another process and not in it.
+`iteration` is the time from one turn of the engine to the next without the model and the sampler, and has two
+parts: `scheduling` (messages read and decoded, the batch before ended, the next formed, tokens sent to the
+front end) and `input building` for the forward pass. What the front end does (text, HTTP) is in another
+process and not in it: of that, `text.py` measures making text of tokens.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from triptych.engine.messages import Round, Sampling, Submit, encode, to_worker
 from triptych.engine.runner import Work
 from triptych.policy import SCHEDULERS, KVCache
 from triptych.policy.request import DECODE, PREFILL
-from triptych.profiler.marks import CPUClock
+from triptych.profiler.marks import INPUT, CPUClock
 from triptych.profiler.sizes import HostCase, Limits
 from triptych.profiler.subject import BLOCK, Subject
 from triptych.profiler.waiting import waited
@@ -39,10 +40,17 @@ class Iteration:
 
     prompt_tokens: int
     sampled: int
-    host: float
+    scheduling: float
+    building: float
+    """Of the input."""
     sampler: float
     waited: float
     """For a processor, as a share of the iteration."""
+
+    @property
+    def host(self) -> float:
+        """Seconds beside forward pass and sampler."""
+        return self.scheduling + self.building
 
 
 class TimedRunner:
@@ -71,7 +79,7 @@ class TimedRunner:
             torch.cuda.synchronize()
         pieces = marks.end("head")
         self.forward = perf_counter() - begin
-        self.building = sum(piece.seconds for piece in pieces if piece.operator == "input")
+        self.building = sum(piece.seconds for piece in pieces if piece.operator == INPUT)
         self.prompt_tokens = sum(item.tokens for item in work if item.tokens > 1)
         self.sampled = sum(item.sampled for item in work)
         return logits
@@ -114,6 +122,12 @@ class Loop:
         clock, self._subject.marks.clock = self._subject.marks.clock, CPUClock()
         self._subject.routing.limit = 0
         try:
+            return self._counted(case)
+        finally:
+            self._subject.marks.clock = clock
+
+    def _counted(self, case: HostCase) -> list[Iteration]:
+        with self._subject.runner.range(case.name):
             if case.decodes:
                 for _ in range(case.decodes):
                     self._submit(_PROMPT, _COUNTED + _SETTLE + _SPARE)
@@ -126,8 +140,6 @@ class Loop:
                 self._submit(case.prompt, 1)
                 found += [each for each in self._run() if each.prompt_tokens == case.prompt]
             return found[1:]
-        finally:
-            self._subject.marks.clock = clock
 
     def _submit(self, prompt: int, output: int) -> None:
         tokens = [self._chance.randrange(self._subject.vocabulary) for _ in range(prompt)]
@@ -156,7 +168,8 @@ class Loop:
             yield Iteration(
                 runner.prompt_tokens,
                 runner.sampled,
-                host=turned - begin + runner.building,
+                scheduling=turned - begin,
+                building=runner.building,
                 sampler=end - turned - runner.forward,
                 waited=(waited() - before) / (end - begin),
             )

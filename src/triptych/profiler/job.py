@@ -23,8 +23,8 @@ class Job:
     quick: bool
     repeats: int
     checks: int
-    collectives: tuple[int, ...] = ()
-    """Members of groups whose all-reduce is measured."""
+    collectives: tuple[int, ...] | None = None
+    """Members of groups whose collectives are measured; None: `tensor` above 1, where there are devices."""
     seconds: float | None = None
     """To measure in; None: as long as it takes."""
     done: Mapping[str, int] = field(default_factory=dict)
@@ -45,7 +45,7 @@ class Job:
         fields: dict[str, Any] = json.loads(text)
         fields["limits"] = Limits(**fields["limits"])
         for name in ("tensor", "collectives"):
-            fields[name] = tuple(fields[name])
+            fields[name] = None if fields[name] is None else tuple(fields[name])
         return cls(**fields)
 
     @property

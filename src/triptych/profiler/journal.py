@@ -8,20 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from triptych.profiler.job import Job, key
+from triptych.profiler.machine import libraries, processor
 
 
 class Journal:
     """A file of what the measuring process said.
 
     Args:
-        path: of the file; what it holds of another job is dropped.
+        path: of the file; what it holds of another job, or was measured with other libraries, is dropped.
         job: whose it is.
     """
 
     def __init__(self, path: Path, job: Job) -> None:
         self.path = path
         self.lines: list[dict[str, Any]] = []
-        self._head = {"kind": "job", **json.loads(json.dumps(job.work))}
+        on = {"processor": processor(), **libraries()}
+        self._head = {"kind": "job", **json.loads(json.dumps(job.work)), "on": on}
         if path.is_file():
             self._read()
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,9 @@ import torch
 
 from triptych.profiler.statistics import Piece
 
+INPUT = "input"
+"""The mark before the embedding: until then the host builds the input."""
+
 
 class Clock(Protocol):
     """Stamps of a device's time."""
@@ -83,6 +86,8 @@ class Marks:
         self.last = ""
         """What the latest mark was for; empty at the beginning of a pass."""
         self.on = False
+        self.at_input: Callable[[], None] | None = None
+        """Called when the input is there."""
 
     def begin(self) -> None:
         """Starts a pass."""
@@ -94,6 +99,8 @@ class Marks:
     def mark(self, name: str) -> None:
         """What came since the last mark was this operator."""
         if self.on:
+            if name == INPUT and self.at_input is not None:
+                self.at_input()
             self._stamps.append(self.clock.stamp())
             self._names.append(name)
             self.last = name

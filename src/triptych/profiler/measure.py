@@ -22,6 +22,7 @@ from typing import Any, TextIO
 
 import torch
 
+from triptych.engine.attention import PIECE_BY_PIECE
 from triptych.profiler.about import clocks, device_name, versions
 from triptych.profiler.copies import QUICK_SIZES, SIZES, measure_collectives, measure_copies
 from triptych.profiler.host import Loop
@@ -30,11 +31,12 @@ from triptych.profiler.rows import series_of
 from triptych.profiler.sizes import AnyCase, Limits, cases
 from triptych.profiler.statistics import Row
 from triptych.profiler.subject import BLOCK, Subject, build
+from triptych.profiler.text import measure_text
 from triptych.profiler.turns import Turns, times_of
 from triptych.spec.base import SpecError
 
 _COPIES = 30
-"""Repeats of each copy, message and collective."""
+"""Repeats of each copy, message and collective, and of making text."""
 
 
 class Output:
@@ -57,8 +59,11 @@ def run(job: Job, output: Output) -> None:
     """Measures all that is not done yet.
 
     Raises:
-        SpecError: the model cannot be built.
+        SpecError: the model cannot be built, or there are not enough devices.
     """
+    if job.device == "cuda" and not torch.cuda.is_available():
+        raise SpecError("--device", "torch finds no CUDA device here; use cpu")
+    _groups(job)
     output.say(
         "about", device=device_name(job.device), versions=versions(job.device), clocks=clocks(job.device)
     )
@@ -81,7 +86,12 @@ def run(job: Job, output: Output) -> None:
 def _one(job: Job, tensor: int, goes_on: Callable[[], bool], output: Output) -> None:
     """All measurements of one split of the model."""
     subject = build(
-        job.model, device=job.device, precision=job.precision, tensor=tensor, kv_tokens=job.limits.kv
+        job.model,
+        device=job.device,
+        precision=job.precision,
+        tensor=tensor,
+        kv_tokens=job.limits.kv,
+        batch=job.limits.batch,
     )
     limits = within(job.limits, subject)
     batches = cases(subject.spec, limits, quick=job.quick, checks=job.checks)
@@ -96,6 +106,9 @@ def _one(job: Job, tensor: int, goes_on: Callable[[], bool], output: Output) -> 
         layers=subject.layers,
         all_layers=subject.spec.text.layers,
         products=subject.products,
+        attention=subject.runner.attention.name,
+        apart=subject.runner.attention.name == PIECE_BY_PIECE.name,
+        largest_graph=subject.largest_graph,
         times=times,
         cases={case.name: case_to_plain(case) for case in batches},
         left=sum(max(0, job.rounds - done[case.name]) for case in batches),
@@ -110,6 +123,8 @@ def _one(job: Job, tensor: int, goes_on: Callable[[], bool], output: Output) -> 
         # Where the passes over a batch are not alike it is measured again, once.
         found = series_of(taken, job.repeats)
         again = [case for case in batches if case.name in found and not found[case.name].steady]
+        if job.quick and 2 * len(again) > len(batches):
+            again = []  # it is the machine that is not steady, and the next minute will be no better
         output.say("again", left=len(again) * job.rounds)
         for number in range(job.rounds):
             if not _round(turns, tensor, _order(again, number), taken, goes_on, output):
@@ -158,12 +173,30 @@ def within(limits: Limits, subject: Subject) -> Limits:
 
 
 def _once(job: Job) -> Iterator[tuple[str, list[Row]]]:
-    """What has nothing to do with the model."""
+    """What has nothing to do with the device's share of the model."""
     sizes = QUICK_SIZES if job.quick else SIZES
+    if "text" not in job.done:
+        yield "text", measure_text(job.model, _COPIES)
     if not {"copies", "messages"} <= set(job.done):
         yield from measure_copies(job.device, sizes, _COPIES)
-    left = [count for count in job.collectives if f"all-reduce {count}" not in job.done]
-    yield from measure_collectives(left, sizes, _COPIES)
+    left = [count for count in _groups(job) if f"collectives {count}" not in job.done]
+    yield from measure_collectives(job.device, left, sizes, _COPIES)
+
+
+def _groups(job: Job) -> list[int]:
+    """Members of groups whose collectives are measured.
+
+    Raises:
+        SpecError: one was asked for that there are not enough GPUs for.
+    """
+    here = torch.cuda.device_count() if job.device == "cuda" else None
+    if job.collectives is None:
+        return [count for count in job.tensor if count > 1 and (here is None or count <= here)]
+    for count in job.collectives:
+        if here is not None and count > here:
+            problem = f"{count} members need a GPU each, and {here} {'is' if here == 1 else 'are'} here"
+            raise SpecError("--collectives", f"{problem}; ask for fewer, or leave it out")
+    return list(job.collectives)
 
 
 def main() -> int:

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from triptych.engine.attention import Pass, Piece, attend
+from triptych.engine.attention import Attention, Pass, Piece, PieceByPiece, attend
 from triptych.engine.loader import LoadedModel
-from triptych.profiler.marks import Marks
+from triptych.profiler.marks import INPUT, Marks
+from triptych.profiler.ranges import begin_range, end_range
 from triptych.spec.model import Model
 
 TEXT, VISION = "triptych_marked", "triptych_marked_vision"
@@ -39,6 +40,10 @@ class Rule(NamedTuple):
 _VISION_ATTENTION = "vision attention"
 """Over the whole image or within windows, as the block has it."""
 _NORM = r"(\w*norm\w*|norm[12])"
+_ATTENTION = r"(layers|h)\.\d+\.(self_attn|attention|attn)"
+_MLP = r"(layers|h)\.\d+\.(mlp\.)?"
+_EXPERTS = r"layers\.\d+\.(mlp|block_sparse_moe)"
+_SHARED = r"layers\.\d+\.(mlp\.shared_experts?|shared_mlp)"
 RULES: tuple[Rule, ...] = (
     # The vision tower.
     Rule(r"visual\.patch_embed", "", "patch embedding"),
@@ -53,41 +58,45 @@ RULES: tuple[Rule, ...] = (
     Rule(r"visual\.(merger|deepstack_merger_list\.\d+)\.(mlp\.0|linear_fc1)", "merger up", "merger up"),
     Rule(r"visual\.(merger|deepstack_merger_list\.\d+)\.(mlp\.2|linear_fc2)", "merger up", "merger down"),
     # The layers of the language model.
-    Rule(r"layers\.0\.(self_attn_layer_norm|input_layernorm)", "embedding", "norm"),
-    Rule(rf"layers\.\d+\.{_NORM}", "residual add", "norm"),
-    Rule(r"layers\.\d+\.self_attn\.[qkv]_proj", "", "qkv"),
-    Rule(r"layers\.\d+\.self_attn\.(o_proj|out_proj|dense)", "", "attention output"),
-    Rule(r"layers\.\d+\.(mlp\.)?(gate_proj|fc1)", "", "mlp up"),
-    Rule(r"layers\.\d+\.mlp\.up_proj", "mlp activation", "mlp up"),
-    Rule(r"layers\.\d+\.(mlp\.)?(down_proj|fc2)", "mlp activation", "mlp down"),
-    Rule(r"layers\.\d+\.mlp\.gate", "", "router"),
-    Rule(r"layers\.\d+\.mlp\.experts", "router", "experts"),
-    Rule(r"layers\.\d+\.mlp\.shared_expert\.gate_proj", "experts", "shared expert up"),
-    Rule(r"layers\.\d+\.mlp\.shared_expert\.up_proj", "shared expert activation", "shared expert up"),
-    Rule(r"layers\.\d+\.mlp\.shared_expert\.down_proj", "shared expert activation", "shared expert down"),
+    Rule(r"(layers|h)\.0\.(self_attn_layer_norm|input_layernorm|ln_1)", "embedding", "norm"),
+    Rule(rf"(layers|h)\.\d+\.({_NORM}|ln_[12])", "residual add", "norm"),
+    Rule(rf"{_ATTENTION}\.([qkv]_proj|qkv_proj|query_key_value|c_attn)", "", "qkv"),
+    Rule(rf"{_ATTENTION}\.(o_proj|out_proj|dense|c_proj)", "", "attention output"),
+    Rule(rf"{_MLP}(gate_proj|gate_up_proj|fc1|c_fc|dense_h_to_4h)", "", "mlp up"),
+    Rule(rf"{_MLP}up_proj", "mlp activation", "mlp up"),
+    Rule(rf"{_MLP}(down_proj|fc2|c_proj|dense_4h_to_h)", "mlp activation", "mlp down"),
+    Rule(rf"{_EXPERTS}\.(gate|router)", "", "router"),
+    Rule(rf"{_EXPERTS}\.experts", "router", "experts"),
+    Rule(rf"{_SHARED}\.(gate_proj|input_linear)", "experts", "shared expert up"),
+    Rule(rf"{_SHARED}\.up_proj", "shared expert activation", "shared expert up"),
+    Rule(rf"{_SHARED}\.(down_proj|output_linear)", "shared expert activation", "shared expert down"),
     Rule(r"layers\.\d+\.mlp\.shared_expert_gate", "", "shared expert gate"),
     # What a pass does once.
-    Rule(r"embed_tokens", "input", "embedding"),
+    Rule(r"embed_tokens|embed_in|wte", INPUT, "embedding"),
     Rule(r"project_in", "embedding", "embedding projection"),
-    Rule(rf"(?:model|decoder|language_model)\.{_NORM}", "residual add", "final norm"),
+    Rule(rf"(model|decoder|language_model|gpt_neox)\.{_NORM}|ln_f", "residual add", "final norm"),
     Rule(r"project_out", "", "head projection"),
     Rule(r"lm_head", "final norm", "head"),
 )
 """The first whose pattern matches the end of a module's path counts."""
 
 
-def instrument(model: LoadedModel, spec: Model, marks: Marks) -> None:
+def instrument(model: LoadedModel, spec: Model, marks: Marks, *, ranges: bool = False) -> None:
     """Sets marks in a model, for good.
 
     Args:
         model: its modules get hooks, and another attention function.
         spec: its shape.
         marks: that the hooks set.
+        ranges: whether modules stand in NVTX ranges too.
     """
     for path, module in model.model.named_modules():
         rule = rule_of(path)
         if rule is None:
             continue
+        if ranges:
+            module.register_forward_pre_hook(begin_range(rule.end or path))
+            module.register_forward_hook(end_range)
         start = _vision_kind(path, spec) if rule.start == _VISION_ATTENTION else rule.start
         if start:
             module.register_forward_pre_hook(_before(marks, start))
@@ -104,7 +113,7 @@ def instrument(model: LoadedModel, spec: Model, marks: Marks) -> None:
 def rule_of(path: str) -> Rule | None:
     """The rule for the module at a path; None: it has no marks of its own."""
     for rule in RULES:
-        if re.search(rf"(?:^|\.){rule.module}$", path):
+        if re.search(rf"(?:^|\.)(?:{rule.module})$", path):
             return rule
     return None
 
@@ -145,10 +154,40 @@ def _text_attention(marks: Marks) -> Any:
         kv: Pass,
         **more: Any,
     ) -> tuple[Tensor, None]:
-        watched = replace(kv, pieces=MarkedPieces(kv.pieces, marks))
+        watched = replace(kv, attention=MarkedAttention(kv.attention, marks))
         return attend(module, query, key, value, attention_mask, kv=watched, **more)
 
     return marked
+
+
+class MarkedAttention:
+    """Attention of a pass, with a mark before it and behind it.
+
+    Where all pieces go in one call, that of prompts and decodes together counts as that of prompts: operators
+    are learned from passes that hold one kind alone.
+    """
+
+    def __init__(self, attention: Attention, marks: Marks) -> None:
+        self.name = attention.name
+        self._attention = attention
+        self._marks = marks
+
+    def prepare(self, pieces: Sequence[Piece]) -> Any:
+        """As of what is marked."""
+        return self._attention.prepare(pieces)
+
+    def __call__(
+        self, query: Tensor, keys: Tensor, values: Tensor, kv: Pass, scale: float, window: int | None
+    ) -> Tensor:
+        """As of what is marked."""
+        if isinstance(self._attention, PieceByPiece):
+            kv = replace(kv, pieces=MarkedPieces(kv.pieces, self._marks))
+            return self._attention(query, keys, values, kv, scale, window)
+        self._marks.mark("rope and KV write")
+        out = self._attention(query, keys, values, kv, scale, window)
+        decodes = all(piece.tokens == 1 for piece in kv.pieces)
+        self._marks.mark("decode attention" if decodes else "prefill attention")
+        return out
 
 
 class MarkedPieces(Sequence[Piece]):

@@ -16,7 +16,7 @@ from triptych.profiler.statistics import Row
 Floats = NDArray[np.float64]
 _VISION = ("vision", "merger", "patch embedding")
 _OWN_IMAGE = "vision full attention"
-_ASIDE = ("forward", "vision forward", "vision tower", "iteration", "sampler")
+_ASIDE = ("forward", "vision forward", "vision tower", "iteration", "scheduling", "input building", "sampler")
 
 
 class Sum:

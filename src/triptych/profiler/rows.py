@@ -80,12 +80,20 @@ def series_of(turns: Sequence[Line], repeats: int) -> dict[str, Series]:
     }
 
 
-def rows_of(case: AnyCase, series: Series) -> Iterator[Row]:
-    """A row for each operator that a batch tells of, or one for a batch that checks."""
+def rows_of(case: AnyCase, series: Series, largest_graph: int = 0) -> Iterator[Row]:
+    """A row for each operator that a batch tells of, or one for a batch that checks.
+
+    Args:
+        case: the batch.
+        series: its passes.
+        largest_graph: tokens up to which batches of decodes are launched as graphs. At so many tokens it is
+            they that tell of all operators but a prompt's attention: an operator has one time at one size.
+    """
     if isinstance(case, HostCase):
-        sizes = {"iteration": {"units": case.prompt, "decodes": max(1, case.decodes)}}
+        sampled = max(1, case.decodes)
         for name, seconds in series.operators().items():
-            yield row(name, seconds, sizes.get(name, {"units": max(1, case.decodes)}))
+            own = {"units": sampled} if name == "sampler" else {"units": case.prompt, "decodes": sampled}
+            yield row(name, seconds, own)
     elif case.check:
         name = "vision forward" if isinstance(case, ImageCase) else "forward"
         yield row(name, series.whole, whole_sizes(case))
@@ -96,6 +104,8 @@ def rows_of(case: AnyCase, series: Series) -> Iterator[Row]:
     else:
         kernels = series.about.get("kernels", {})
         for name, seconds in series.operators().items():
+            if case.chunks and case.tokens <= largest_graph and name != "prefill attention":
+                continue
             traced = {"kernel_seconds": kernels[name]} if name in kernels else {}
             yield row(name, seconds, text_sizes(case, name, series.about.get("touched", 0)) | traced)
 

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from triptych.engine.loader import LoadedModel
+from triptych.spec.base import SpecError
 
 _OUTPUTS = {"q_proj", "gate_proj", "up_proj", "fc1", "linear_fc1", "lm_head", "qkv", "mlp.0"}
 """Linear layers whose outputs are split."""
@@ -20,6 +21,8 @@ _KEYS_VALUES = {"k_proj", "v_proj"}
 """Likewise, down to one head."""
 _INPUTS = {"o_proj", "out_proj", "dense", "down_proj", "fc2", "linear_fc2", "proj", "mlp.2"}
 """Linear layers whose inputs are split."""
+_FUSED = {"qkv_proj", "query_key_value", "c_attn", "gate_up_proj"}
+"""Several matrices in one, which the model takes apart by sizes of its own."""
 
 
 def shard(loaded: LoadedModel, tensor: int) -> LoadedModel:
@@ -31,7 +34,14 @@ def shard(loaded: LoadedModel, tensor: int) -> LoadedModel:
 
     Returns:
         The model with what of its shape has changed.
+
+    Raises:
+        SpecError: it has matrices that cannot be split.
     """
+    names = {path.rsplit(".", 1)[-1] for path, module in loaded.model.named_modules()}
+    if names & _FUSED:
+        problem = f"{loaded.name} has {min(names & _FUSED)}, several matrices in one, which is not split"
+        raise SpecError("--tp", f"{problem}; measure it at 1")
     kv_heads = max(1, loaded.kv_heads // tensor)
     for path, module in list(loaded.model.named_modules()):
         leaf = path.rsplit(".", 1)[-1]

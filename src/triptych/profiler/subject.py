@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,12 +17,14 @@ from torch import Tensor, nn
 from triptych import catalog
 from triptych.cost.operators import Formats, Operator
 from triptych.cost.placement import operators
+from triptych.engine.graphs import CUDACapture
 from triptych.engine.loader import LoadedModel, load
 from triptych.engine.messages import ImageInput, Sampling
 from triptych.engine.packed import pack
 from triptych.engine.runner import Runner, Work
 from triptych.engine.sequence import Sequence
 from triptych.policy import Request
+from triptych.profiler.graphed import Passes, divided, hold_device, is_graph, marked
 from triptych.profiler.marks import Clock, CPUClock, CUDAClock, Marks
 from triptych.profiler.modules import instrument
 from triptych.profiler.routing import Routing
@@ -56,6 +57,7 @@ class Subject:
     loaded: LoadedModel
     runner: Runner
     marks: Marks
+    text: Passes
     routing: Routing
     layers: int
     tensor: int
@@ -73,16 +75,27 @@ class Subject:
         if isinstance(case, ImageCase):
             images = [_image(self.spec, index, grid) for index, grid in enumerate(case.grids)]
             return lambda: self._encode(images)
-        work = self.work(case)
+        work, passes = self.work(case), self.text
+        apart: list[Piece] = []
 
         def run() -> list[Piece]:
             self.routing.limit = case.experts
-            with self.range(case.name):
-                self.marks.begin()
-                self.runner.logits(work)
-                return self.marks.end("head")
+            with self.runner.range(case.name):
+                if case.experts and not case.chunks and self.largest_graph:
+                    return passes.apart(work)  # a graph sends tokens where it did when it was captured
+                pieces = passes.pieces(work)
+                if not is_graph(pieces):
+                    return pieces
+                if not apart:
+                    apart.extend(passes.apart(work))
+                return divided(pieces, apart)
 
         return run
+
+    @property
+    def largest_graph(self) -> int:
+        """Sequences of the largest batch of decodes that is launched as a graph; 0: none is."""
+        return self.runner.graphs.sizes[-1] if self.runner.graphs is not None else 0
 
     def work(self, case: Case) -> list[Work]:
         """A batch whose requests lie side by side in the KV pool, of random tokens."""
@@ -103,9 +116,10 @@ class Subject:
         """Experts of a layer to which a batch sends tokens, on average; 0 where the model has none."""
         if self.spec.text.experts is None:
             return 0.0
-        self.routing.begin()
-        self.passes(case)()
-        return self.routing.end()
+        with self.text.plain():
+            self.routing.begin()
+            self.passes(case)()
+            return self.routing.end()
 
     @cached_property
     def operators(self) -> dict[str, Operator]:
@@ -126,15 +140,8 @@ class Subject:
         placeholder = self.loaded.image_token_id
         return self.loaded.vocab_size if placeholder is None else min(self.loaded.vocab_size, placeholder)
 
-    def range(self, name: str) -> AbstractContextManager[None]:
-        """An NVTX range, which profilers of CUDA show."""
-        if self.device.type != "cuda":
-            return nullcontext()
-        ranged: AbstractContextManager[None] = torch.cuda.nvtx.range(name)
-        return ranged
-
     def _encode(self, images: list[ImageInput]) -> list[Piece]:
-        with self.range("images"):
+        with self.runner.range("images"):
             self.marks.begin()
             self.runner.encode(images)
             pieces = self.marks.end("merger down")
@@ -142,7 +149,7 @@ class Subject:
         return pieces
 
 
-def build(name: str, *, device: str, precision: str, tensor: int, kv_tokens: int) -> Subject:
+def build(name: str, *, device: str, precision: str, tensor: int, kv_tokens: int, batch: int = 0) -> Subject:
     """Builds a model of random weights, whatever it is called by.
 
     Args:
@@ -151,6 +158,7 @@ def build(name: str, *, device: str, precision: str, tensor: int, kv_tokens: int
         precision: of weights, KV and activations.
         tensor: whose shard is kept; it divides all numbers of heads.
         kv_tokens: that the KV pool should hold; less where there is no room.
+        batch: sequences of the largest batch of decodes that is captured as a graph, on CUDA.
 
     Raises:
         SpecError: there is no such model.
@@ -167,14 +175,24 @@ def build(name: str, *, device: str, precision: str, tensor: int, kv_tokens: int
         loaded = shard(loaded, tensor)
     products = pack(loaded.model) if device == "cpu" else None
     marks = Marks(_clock(device))
-    instrument(loaded, spec, marks)
+    instrument(loaded, spec, marks, ranges=device == "cuda")
     routing = Routing(loaded.model)
     kv = 2 * loaded.layers * loaded.kv_heads * loaded.head_dim * dtype.itemsize
     blocks = min(kv_tokens, int(_free(device) / 2 / kv)) // BLOCK
     runner = Runner(loaded, blocks=blocks, block_size=BLOCK, products=products)
     runner.warm_up()
+    if device == "cuda" and batch:
+        runner.capture(min(batch, blocks), marked(CUDACapture(), marks))
     return Subject(
-        spec, loaded, runner, marks, routing, layers, tensor, str(products or "").removeprefix("torch.")
+        spec,
+        loaded,
+        runner,
+        marks,
+        Passes(runner, marks, hold_device),
+        routing,
+        layers,
+        tensor,
+        str(products or "").removeprefix("torch."),
     )
 
 

@@ -8,6 +8,7 @@ from time import perf_counter
 
 from triptych.cost.placement import runs, stage_parts
 from triptych.profiler.host import Loop
+from triptych.profiler.marks import INPUT
 from triptych.profiler.sizes import AnyCase, Case, HostCase, ImageCase
 from triptych.profiler.statistics import Piece
 from triptych.profiler.subject import Subject
@@ -17,8 +18,6 @@ from triptych.profiler.waiting import waited
 _IN_A_ROW = 2
 """Measured passes of a turn. One before them is not measured: it finds what another batch left in the caches,
 while a server decodes the same batch many times over."""
-_HOST = "input"
-"""Before the embedding: the host builds the input. It belongs to the iteration (`host.py`)."""
 _FUSED = "mlp up+mlp activation"
 _ALIASES = {"experts": "experts up"}
 _BESIDE = {
@@ -74,7 +73,14 @@ class Turns:
     def _host(self, case: HostCase) -> Turn:
         turn = Turn()
         for iteration in self._loop.iterations(case):
-            turn.passes.append({"iteration": iteration.host, "sampler": iteration.sampler})
+            turn.passes.append(
+                {
+                    "iteration": iteration.host,
+                    "scheduling": iteration.scheduling,
+                    "input building": iteration.building,
+                    "sampler": iteration.sampler,
+                }
+            )
             turn.whole.append(iteration.host + iteration.sampler)
             turn.waited.append(iteration.waited)
         return turn
@@ -108,7 +114,7 @@ def named(subject: Subject, pieces: list[Piece]) -> dict[str, float]:
             name = _BESIDE[name]
         if subject.activation_is_fused and name in _FUSED.split("+"):
             name = _FUSED
-        if name != _HOST:
+        if name != INPUT:  # it belongs to the iteration: `host.py`
             taken[name] = taken.get(name, 0.0) + seconds
     return taken
 

@@ -64,30 +64,41 @@ def check_times(name: str, values: NDArray[Any], file: str | Path) -> None:
     refuse(values < 0, name, values, "is negative", file)
 
 
-def check_speed(name: str, given: NDArray[Any], unit: str, ideal: NDArray[Any], file: str | Path) -> None:
+def check_speed(
+    name: str,
+    given: NDArray[Any],
+    unit: str,
+    ideal: NDArray[Any],
+    file: str | Path,
+    *,
+    fast: bool = True,
+) -> None:
     """Times of large operators lie near what the device can do, so that they have the unit they should.
 
     Args:
         name: the column.
         given: times as the file has them, shape (rows,).
-        unit: what they should be in: ms or us.
+        unit: what they should be in: s, ms or us.
         ideal: seconds by the data sheet, shape (rows,); rows below 20 us are not judged.
         file: where they are.
+        fast: whether none can be faster than the data sheet.
 
     Raises:
         SpecError: the first that is over 3 times faster than the ideal, or, where that is so of most, the
             first that is over 1,000 times slower.
     """
-    seconds = given * 1e-3 ** _UNITS.index(unit)
+    place = _UNITS.index(unit)
+    seconds = given * 1e-3**place
     large = ideal >= _LARGE
-    larger, smaller = (_UNITS[_UNITS.index(unit) + step] for step in (-1, 1))
-    fast = f"{unit} is over 3 times faster than the data sheet; it looks like {larger} where {unit} belong"
-    slow = f"{unit} is over 1,000 times the data sheet's; it looks like {smaller} where {unit} belong"
-    refuse(large & (seconds < ideal / _TOO_FAST), name, given, fast, file)
+    if fast:
+        looks = f"it looks like {_UNITS[place - 1]} where {unit} belong" if place else "name its device"
+        problem = f"{unit} is over 3 times faster than the data sheet; {looks}"
+        refuse(large & (seconds < ideal / _TOO_FAST), name, given, problem, file)
     # A few such rows are just badly measured; a wrong unit is that of the whole column.
     late = large & (seconds > ideal * _TOO_SLOW)
     if 2 * late.sum() > large.sum():
-        refuse(late, name, given, slow, file)
+        looks = f"it looks like {_UNITS[place + 1]} where {unit} belong"
+        refuse(late, name, given, f"{unit} is over 1,000 times the data sheet's; {looks}", file)
 
 
 def check_shape(

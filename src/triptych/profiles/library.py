@@ -19,6 +19,7 @@ from triptych.profiles.readers.source import Source, read_header
 from triptych.profiles.readers.splitwise import is_splitwise, read_splitwise
 from triptych.profiles.readers.vidur import is_vidur, read_vidur
 from triptych.profiles.readers.vllm import is_vllm, read_vllm
+from triptych.profiles.shapes import check_shape_of
 from triptych.profiles.table import Profile
 from triptych.spec.base import SpecError, did_you_mean
 from triptych.spec.model import Model
@@ -61,8 +62,8 @@ def load_profile(
             `file` is.
         field: where the name was written, for errors.
         file: the file in which it was written, for errors and paths.
-        model: of the deployment: foreign files of operators are held to its shape, and their rows named
-            after it.
+        model: of the deployment: profiles that tell a shape are held to its own, and rows of foreign files
+            named after it.
         device: likewise, for files that are of several devices, or of none.
 
     Raises:
@@ -73,7 +74,7 @@ def load_profile(
     named = _named()
     known = {entry.lower(): path for entry, path in named.items()}
     if wanted.lower() in known:
-        return _own(known[wanted.lower()])
+        return _of_model(_own(known[wanted.lower()]), known[wanted.lower()], model)
     path = _path(wanted, file)
     if path is not None:
         return _read(path, field, file, model, device)
@@ -93,6 +94,12 @@ def files_of(name: str | Path, file: str | Path | None = None) -> tuple[Path, ..
     known = {entry.lower(): path for entry, path in _named().items()}
     path = known.get(wanted.lower()) or _path(wanted, file)
     return installed_aiconfigurator().get(wanted, ()) if path is None else (path,)
+
+
+def path_of(name: str, file: str | Path | None = None) -> Path | None:
+    """The file or folder that a profile is named by; None if the library knows the name, or nobody does."""
+    wanted = name.strip()
+    return None if wanted.lower() in map(str.lower, _named()) else _path(wanted, file)
 
 
 def _path(name: str, file: str | Path | None) -> Path | None:
@@ -158,8 +165,15 @@ def _read(
         if each.fits(path):
             return each.read(path, model, device)
     if path.suffix == ".parquet":
-        return read_profile(path)
+        return _of_model(read_profile(path), path, model)
     raise SpecError(field, f"{path}: none of the known formats; give {_FORMATS}", file=file)
+
+
+def _of_model(profile: Profile, path: Path, model: Model | str | None) -> Profile:
+    """The profile, if what it has under the name of the model is of its shape."""
+    if isinstance(model, Model):
+        check_shape_of(profile, model, path)
+    return profile
 
 
 def _of_device(profile: Profile, path: Path, device: str | None) -> Profile:

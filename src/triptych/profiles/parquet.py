@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from triptych.profiles.check import check_names, check_profile
+from triptych.profiles.shapes import check_units
 from triptych.profiles.table import COLUMNS, DTYPES, Columns, Profile, ProfileInfo
 from triptych.spec.base import SpecError
 
@@ -57,6 +58,7 @@ def read_profile(path: str | Path) -> Profile:
             columns[name] = np.full(table.num_rows, column.default, dtype=DTYPES[column.kind])
     profile = Profile(info, columns)
     check_profile(profile, path)
+    check_units(profile, path)
     return profile
 
 

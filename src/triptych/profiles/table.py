@@ -99,6 +99,11 @@ class ProfileInfo(Spec):
     unequal: dict[str, float] = Field(default={})
     """By tensor parallelism, how much of the way from the mean to the longest context decode attention takes
     over sequences of unequal length, where the rows themselves do not show it."""
+    chunks: Literal["together", "apart"] = "together"
+    """Whether one launch does the prefill attention of all prompt chunks of a batch, or each has its own."""
+    shapes: dict[str, dict[str, int]] = Field(default={})
+    """By model, the sizes that its operators have (`profiles.shapes`): one of that name that has others is
+    another model. Of a model that is not in it nothing is known but its name."""
     notes: str = ""
     """What a reader of the figures must know: what they leave out, how they were taken."""
 

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 _STYLE = ["science", "no-latex", "bright"]
 _NAMES = {"ttft": "TTFT", "tpot": "TPOT", "e2e": "E2E"}
-_MARKERS = {"ttft": "o", "tpot": "s", "e2e": "^"}
 _INCHES = (7.2, 4.8)
 _POINTS = 8
 """Of all text."""
@@ -71,7 +70,7 @@ def draw(comparisons: Sequence[Comparison], title: str = "") -> Figure:
             scale, unit = _unit(both)
             predicted, measured = (scale * side for side in both)
             label = f"{_NAMES[metric]} ({unit})"
-            _scatter(axes[0, column], label, predicted, measured, colours[0], _MARKERS[metric])
+            _scatter(axes[0, column], label, predicted, measured, colours[0])
             _distributions(axes[1, column], label, predicted, measured, colours[1])
         above, below = (axes[row, 0].get_legend_handles_labels() for row in (0, 1))
         figure.legend(*above, loc="outside upper center", ncols=3, title=title or None)
@@ -93,7 +92,7 @@ def _unit(sides: Sequence[Floats]) -> tuple[float, str]:
     return (1.0, "s") if longest >= 2 else (1e3, "ms")
 
 
-def _scatter(axes: Axes, label: str, predicted: Floats, measured: Floats, colour: str, marker: str) -> None:
+def _scatter(axes: Axes, label: str, predicted: Floats, measured: Floats, colour: str) -> None:
     """One marker a request, on the logarithmic scale on which equal distances are equal ratios."""
     positive = (predicted > 0) & (measured > 0)
     predicted, measured = predicted[positive], measured[positive]
@@ -111,7 +110,7 @@ def _scatter(axes: Axes, label: str, predicted: Floats, measured: Floats, colour
         measured,
         predicted,
         linestyle="none",
-        marker=marker,
+        marker="o",
         markersize=1.5 if dense else 3.0,
         markerfacecolor="none",
         markeredgewidth=0.6,

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from triptych.profiles import Profile
+from triptych.report.table import without_trailing_blanks
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,6 +28,11 @@ def print_profiles(
     from rich.console import Console
 
     console = console or Console()
+    with without_trailing_blanks(console):
+        _print(sorted(profiles, key=lambda each: (each.info.device, each.info.name)), installed, console)
+
+
+def _print(profiles: Sequence[Profile], installed: Iterable[str], console: Console) -> None:
     facts = [_facts(profile) for profile in profiles]
     widths = [max(map(len, column)) for column in zip(*facts, strict=True)]
     for profile, row in zip(profiles, facts, strict=True):
@@ -34,11 +40,10 @@ def print_profiles(
             cell.rjust(width) if cell[:1].isdigit() else cell.ljust(width)
             for cell, width in zip(row, widths, strict=True)
         )
-        models = ", ".join(name or _ANY for name in profile.models)
         console.print(profile.info.name, style="bold cyan", highlight=False, markup=False)
-        for text in ("  ".join(cells).rstrip(), models):
-            console.print(f"  {text}", highlight=False, markup=False)
-        console.print(f"  {profile.info.source}", style="dim italic", highlight=False, markup=False)
+        _below("  ".join(cells).rstrip(), console)
+        _below(", ".join(name or _ANY for name in profile.models), console)
+        _below(profile.info.source, console, style="dim italic")
     if not profiles:
         console.print("No profile is shipped or in the user's folder; `triptych profile` measures one.")
     names = list(installed)
@@ -48,8 +53,18 @@ def print_profiles(
             console.print(f"  {name}", highlight=False)
 
 
+def _below(text: str, console: Console, style: str = "") -> None:
+    """Prints what belongs to the name above it, indented to its last line."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    console.print(Padding(Text(text, style=style), (0, 0, 0, 2)))
+
+
 def _facts(profile: Profile) -> tuple[str, ...]:
-    tensor = sorted(set(profile.columns["tensor"].tolist()))
+    # Copies and collectives are of no model, and of no split.
+    of_models = profile.columns["tensor"][profile.columns["model"] != ""]
+    tensor = sorted(set((of_models if len(of_models) else profile.columns["tensor"]).tolist()))
     operators = len(set(profile.columns["operator"].tolist()))
     return (
         profile.info.device,

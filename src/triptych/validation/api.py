@@ -8,6 +8,7 @@ from pathlib import Path
 
 from triptych.bench import bench
 from triptych.plan import plan_pools
+from triptych.profiles.library import path_of
 from triptych.record import Run
 from triptych.report.compare import compare
 from triptych.spec.base import SpecError
@@ -20,11 +21,12 @@ from triptych.validation.notes import machine_notes, run_notes
 from triptych.validation.replay import predict, workload_of
 from triptych.validation.result import Level, Validation
 from triptych.validation.server import Served, served
-from triptych.validation.watch import Progress, Watch
+from triptych.validation.watch import GoOn, Progress, Watch
 from triptych.workload import Requests, generate
 
-EnsureProfile = Callable[[Deployment], Deployment]
-"""Sees to it that the pools of a deployment name profiles of their devices; returns what to predict with."""
+EnsureProfile = Callable[[Deployment, GoOn], Deployment]
+"""Sees to it that the pools of a deployment name profiles of their devices; returns what to predict with. Its
+second argument is called while that takes time."""
 
 _WARMUP = 8
 """Requests before the first that count: allocators and caches of the libraries fill."""
@@ -65,14 +67,16 @@ def validate(
         raise SpecError("--repeats", f"must be 1 or more, not {repeats}")
     watch, out = Watch(progress), Path(out)
     own = [text for text in overrides if not text.startswith("workload.")]
-    declared = _rooted(Deployment.load(deployment, own), Path(deployment).parent)
+    declared = _rooted(Deployment.load(deployment, own), Path(deployment))
     pools = plan_pools(declared, deployment)
     spec = _load_workload(workload, overrides)
     requests = generate(spec, file=workload)
     if loads:
         check_rate(requests, workload)
     files.begin(out)
-    used = declared if ensure_profile is None else ensure_profile(declared)
+    measuring = watch.step("measuring operators")
+    used = declared if ensure_profile is None else ensure_profile(declared, measuring)
+    watch.check()
     others = Others()
     loading = watch.step("starting the server")
     capacity, concurrency = None, None
@@ -132,18 +136,19 @@ class _Measured:
         self.runs.append(run)
 
 
-def _rooted(deployment: Deployment, folder: Path) -> Deployment:
-    """With profiles that are files beside the deployment under paths that are true from anywhere."""
+def _rooted(deployment: Deployment, file: Path) -> Deployment:
+    """With the files that it names under paths that are true from anywhere, as its records need them."""
 
     def rooted(name: str) -> str:
-        beside = folder / name
-        return str(beside.absolute()) if beside.exists() and not Path(name).exists() else name
+        path = path_of(name, file)
+        return name if path is None else str(path.absolute())
 
     pools = {
         name: pool.model_copy(update={"profile": tuple(map(rooted, pool.profile))})
         for name, pool in deployment.pools.items()
     }
-    return deployment.model_copy(update={"pools": pools})
+    calibration = None if deployment.calibration is None else rooted(deployment.calibration)
+    return deployment.model_copy(update={"pools": pools, "calibration": calibration})
 
 
 def _load_workload(workload: str | Path, overrides: Sequence[str]) -> WorkloadSpec:

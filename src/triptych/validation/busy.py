@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from pathlib import Path
+
+from triptych.profiler.machine import cores
 
 _STAT = Path("/proc/stat")
 _BUSY_FIELDS = (0, 1, 2, 5, 6, 7)
 """Of the first line of /proc/stat (proc(5)): user, nice, system, irq, softirq, and what a hypervisor took."""
-
-
-def available_cores() -> int:
-    """Cores that this process may run on."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class Others:
@@ -30,7 +24,7 @@ class Others:
 
         It does not, either, of the cores that are left to this process where it may not use all of them.
         """
-        busy = _busy_seconds() if available_cores() == os.cpu_count() else None
+        busy = _busy_seconds() if cores() == os.cpu_count() else None
         if busy is None or self._busy is None:
             return None
         others = busy - self._busy - (_own_seconds() - self._own)

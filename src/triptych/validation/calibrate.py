@@ -31,7 +31,7 @@ _BLOCKS, _LONGEST_BLOCK = 16, 50
 """A lane's batches are dealt in blocks of which every second is held out: a batch held out alone would have
 its likes on both sides among those fitted. So many blocks at the least, of so many batches at the most."""
 _STRAGGLERS = 0.03
-"""By how much the error of the time in all may be beyond the mean unmentioned."""
+"""By how much the time in all may be underestimated, more than that of single batches is, unmentioned."""
 KINDS = ("with images", "with prompts", "decodes alone")
 """Of iterations, by what takes longest in them."""
 ALL = "all iterations"
@@ -284,17 +284,20 @@ def _notes(found: Fit, errors: Sequence[Judged], waits: Delays | None) -> Iterat
     for group in found.shared:
         yield f"{' and '.join(group)} share a factor: the run does not tell them apart"
     if found.unsure:
-        yield f"{' and '.join(found.unsure)}: not told from host time, the factor stays near 1"
+        yield f"{' and '.join(found.unsure)}: not told from host time, the factor is drawn towards 1"
     if found.small:
         yield f"{' and '.join(found.small)}: too little of the time to tell, the factor stays 1"
     if found.absent:
         yield f"{' and '.join(found.absent)}: not in the run, the factor stays 1"
     if waits is None:
         yield "front_end, answer: no bench was given, and they stay 0"
-    elif waits.front_end_image is None:
-        yield "front_end_image: all requests have as many images, and it stays 0"
+    else:
+        if waits.front_end_image is None:
+            yield "front_end_image: all requests have as many images, and it stays 0"
+        if not waits.shared:
+            yield "front_end, answer: the clocks of client and server are not known to agree; each is half"
     after = errors[0].after
-    if after.total < after.mean - _STRAGGLERS:
+    if after.total < min(after.mean, 0.0) - _STRAGGLERS:
         yield (
             f"in all, batches held out took {-after.total / (1 + after.total) * 100:.0f} % longer than "
             "predicted: some took far longer than their likes, as where other programs are at work"

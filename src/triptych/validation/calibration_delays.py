@@ -1,10 +1,11 @@
 """What lies between a client's clock and the scheduler's, and how wide the ways between pools are.
 
-Client and server each count from their own zero. Which of the server's requests is which of the client's
-is told by tokens and images, and by the one offset between the clocks at which most of them end when the
-client says. The round trip through the front end is known; how it divides into the way in and the way out is
-not, since the offset is told from it. It is taken to be even for the fastest requests, as NTP does (RFC
-5905). Constant time moved from one way to the other changes no latency that is predicted.
+Client and server each count from their own zero, and both records say when that was. So every delay is known
+as well as the machines' clocks agree: exactly where client and server are one machine. Where a record does
+not say it, or the clocks disagree by more than the way takes, the offset between the two is told from the
+requests. Then the round trip through the front end is known, but not how it divides into the way in and the
+way out: it is taken to be even for the fastest requests, as NTP does (RFC 5905). Constant time moved from one
+way to the other changes no latency that is predicted.
 """
 
 from __future__ import annotations
@@ -23,18 +24,14 @@ from triptych.record import Run
 from triptych.record.logs import Floats, Ints
 from triptych.spec.base import SpecError
 from triptych.spec.deployment import Deployment
+from triptych.validation.calibration_pairs import TICK, paired
 
-_ANCHORS = 8
-"""Requests of the client that are tried against every request of the server that looks like them."""
-_JUDGES = 128
-"""Requests that tell how good an offset is."""
-_TICK = 1e-5
-"""The server's times are whole microseconds, about."""
-_NEAR = 0.05
-"""Seconds that ends may be off at the offset; more where most are, up to _FAR."""
-_FAR = 1.0
+BEGAN = "began_at"
+"""In `Run.meta`: the Unix time at which the run's clock showed 0."""
 _FEWEST = 5
 """Requests of a kind, or transfers, that a median is taken of."""
+_MOST = 0.9
+"""Share of the requests that must be possible as the clocks have them."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +45,8 @@ class Delays:
     requests: int
     """That both sides have the times of."""
     records: int
+    shared: bool
+    """Whether the clocks of all records are known to agree; if not, `front_end` and `answer` are halves."""
 
 
 def delays(server: Run, clients: Mapping[Path, Run]) -> Delays:
@@ -62,11 +61,11 @@ def delays(server: Run, clients: Mapping[Path, Run]) -> Delays:
     """
     found = []
     for file, client in clients.items():
-        pairs = paired(server, client)
-        if pairs is None:
+        one = _by_clocks(server, client) or _by_requests(server, client)
+        if one is None:
             problem = "its requests are not found in the server's record; give a bench of that server"
             raise SpecError("", problem, file=file)
-        found.append(_delays(server, client, *pairs))
+        found.append(one)
     slopes = [one.front_end_image for one in found if one.front_end_image is not None]
     return Delays(
         front_end=float(np.median([one.front_end for one in found])),
@@ -74,121 +73,61 @@ def delays(server: Run, clients: Mapping[Path, Run]) -> Delays:
         answer=float(np.median([one.answer for one in found])),
         requests=sum(one.requests for one in found),
         records=len(found),
+        shared=all(one.shared for one in found),
     )
 
 
-def paired(server: Run, client: Run) -> tuple[Ints, Ints] | None:
-    """Rows of a client's requests, and of the same requests in the server's record.
-
-    Returns:
-        Two arrays of shape (pairs,), or None if most of the client's requests are not there.
-    """
-    ours, theirs = np.flatnonzero(client.finished), np.flatnonzero(server.finished)
-    if len(ours) < _FEWEST or not len(theirs):
+def _by_clocks(server: Run, client: Run) -> Delays | None:
+    """By the times at which both clocks began; None if they are not known, or cannot be right."""
+    ours, theirs = (run.meta.get(BEGAN) for run in (client, server))
+    if ours is None or theirs is None:
         return None
-    kinds = np.concatenate([_kinds(client)[ours], _kinds(server)[theirs]])
-    kind = np.unique(kinds, axis=0, return_inverse=True)[1].reshape(-1)
-    span = 8 * sum(float(np.abs(run.requests["end"][run.finished]).max()) + 1 for run in (client, server))
-    asked = _Side(client, ours, kind[: len(ours)], span)
-    answered = _Side(server, theirs, kind[len(ours) :], span)
-    offset = _offset(asked, answered)
-    if offset is None:
+    offset = ours - theirs
+    pairs = paired(server, client, offset)
+    if pairs is None:
         return None
-    nearest, off = answered.nearest(asked, offset)
-    off -= np.median(off)
-    limit = min(max(_NEAR, 10 * float(np.median(np.abs(off)))), _FAR)
-    near = np.flatnonzero((np.abs(off) <= limit) & (asked.kind == answered.kind[nearest]))
-    near = near[np.argsort(np.abs(off[near]), kind="stable")]
-    near = near[np.unique(nearest[near], return_index=True)[1]]  # of two that claim one, the nearer
-    slower = asked.stay[near] >= answered.stay[nearest[near]] - _TICK
-    if len(near) < len(ours) / 2 or np.mean(slower) < 0.9:
+    front, answer = _ways(server, client, *pairs, offset)
+    # Nothing comes before it is sent, but for a few that were taken for each other.
+    possible = (front >= -TICK) & (answer >= -TICK)
+    if np.mean(possible) < _MOST:
         return None
-    near = near[slower]
-    return asked.rows[near], answered.rows[nearest[near]]
+    return _delays(_images(server, pairs[1])[possible], front[possible], answer[possible], shared=True)
 
 
-class _Side:
-    """Finished requests of one record, ordered by kind and end.
-
-    Args:
-        run: the record.
-        rows: of its requests, shape (n,).
-        kind: of each, as a number that both sides share.
-        span: more than times of both sides, and offsets between them, can differ by.
-    """
-
-    def __init__(self, run: Run, rows: Ints, kind: Ints, span: float) -> None:
-        end = run.requests["end"][rows]
-        order = np.lexsort((end, kind))
-        self.rows, self.kind, self.end = rows[order], kind[order], end[order]
-        self.arrival: Floats = run.requests["arrival"][self.rows]
-        self.stay = self.end - self.arrival
-        self.keys = self.kind * span + self.end
-        """One number for both, since kinds are further apart than times can be."""
-
-    def nearest(self, others: _Side, offset: float, rows: Any = slice(None)) -> tuple[Ints, Floats]:
-        """Positions of the requests that end nearest to `others[rows]`, and how much later they do.
-
-        Those of another kind are so far off that they are no pair.
-        """
-        keys, wanted = self.keys, others.keys[rows] + offset
-        after = np.clip(np.searchsorted(keys, wanted), 1, max(len(keys) - 1, 1))
-        before = after - 1
-        after = np.minimum(after, len(keys) - 1)
-        nearest = np.where(wanted - keys[before] <= np.abs(keys[after] - wanted), before, after)
-        return nearest, keys[nearest] - wanted
-
-
-def _kinds(run: Run) -> Ints:
-    """What both sides know of a request, shape (requests, 3)."""
-    names = ("prompt_tokens", "generated_tokens", "images")
-    return np.stack([run.requests[name].astype(np.int64) for name in names], axis=1)
-
-
-def _offset(asked: _Side, answered: _Side) -> float | None:
-    """What the server's clock shows when the client's shows 0; None if no request looks alike.
-
-    Tried is every offset at which one of a few requests would end on both sides at once; the best is that at
-    which all are most nearly as late as each other, at their begin and at their end.
-    """
-    judges = np.unique(np.linspace(0, len(asked.rows) - 1, _JUDGES).astype(np.int64))
-    first = np.searchsorted(answered.kind, asked.kind)
-    alike = np.searchsorted(answered.kind, asked.kind, side="right") - first
-    anchors = np.flatnonzero(alike)
-    anchors = anchors[np.argsort(alike[anchors], kind="stable")][:_ANCHORS]
-    best, found = np.inf, None
-    for anchor in anchors.tolist():
-        places = np.arange(first[anchor], first[anchor] + alike[anchor])
-        for place in places[answered.stay[places] <= asked.stay[anchor] + _TICK].tolist():
-            offset = float(answered.end[place] - asked.end[anchor])
-            nearest, late = answered.nearest(asked, offset, judges)
-            begun = answered.arrival[nearest] - asked.arrival[judges] - offset
-            spread = _spread(late) + _spread(begun)
-            if spread < best:
-                best, found = spread, offset
-    return found
-
-
-def _spread(values: Floats) -> float:
-    return float(np.median(np.abs(values - np.median(values))))
-
-
-def _delays(server: Run, client: Run, ours: Ints, theirs: Ints) -> Delays:
-    """Of one client's record."""
-    front = server.requests["arrival"][theirs] - client.requests["arrival"][ours]
-    answer = client.requests["first_token"][ours] - server.requests["first_token"][theirs]
-    images = server.requests["images"][theirs].astype(np.float64)
-    slope = _per_image(front, images)
+def _by_requests(server: Run, client: Run) -> Delays | None:
+    """With the fastest way in as long as the fastest way out; None if the requests are not found."""
+    pairs = paired(server, client)
+    if pairs is None:
+        return None
+    front, answer = _ways(server, client, *pairs, 0.0)
+    images = _images(server, pairs[1])
     fewest = float(front[images == images.min()].min())
-    offset = (fewest - (slope or 0.0) * float(images.min()) - float(answer.min())) / 2
-    front = front - (slope or 0.0) * images
+    offset = (fewest - (_per_image(front, images) or 0.0) * float(images.min()) - float(answer.min())) / 2
+    return _delays(images, front - offset, answer + offset, shared=False)
+
+
+def _ways(server: Run, client: Run, ours: Ints, theirs: Ints, offset: float) -> tuple[Floats, Floats]:
+    """Seconds of each request from client to scheduler, and of its first token back, shape (pairs,)."""
+    front = server.requests["arrival"][theirs] - client.requests["arrival"][ours] - offset
+    answer = client.requests["first_token"][ours] + offset - server.requests["first_token"][theirs]
+    return front, answer
+
+
+def _delays(images: Floats, front: Floats, answer: Floats, *, shared: bool) -> Delays:
+    """Of one client's record; arrays of shape (pairs,)."""
+    slope = _per_image(front, images)
     return Delays(
-        front_end=max(float(np.median(front)) - offset, 0.0),
+        front_end=max(float(np.median(front - (slope or 0.0) * images)), 0.0),
         front_end_image=slope,
-        answer=max(float(np.median(answer)) + offset, 0.0),
-        requests=len(ours),
+        answer=max(float(np.median(answer)), 0.0),
+        requests=len(images),
         records=1,
+        shared=shared,
     )
+
+
+def _images(server: Run, rows: Ints) -> Floats:
+    return server.requests["images"][rows].astype(np.float64)
 
 
 def _per_image(front: Floats, images: Floats) -> float | None:

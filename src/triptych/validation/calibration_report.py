@@ -32,6 +32,12 @@ _FACTORS = {
     "memory": "norms, activations, embeddings, sampler",
     "network": "times predicted collectives",
 }
+_SIDES = tuple(
+    (name if side == "before" else "", side)
+    for name in ("median", "mean", "in all")
+    for side in ("before", "after")
+)
+"""Headings of the columns of errors, in two lines."""
 
 
 def calibrate_and_report(run: Path, deployment: Path, *, out: Path, clients: Sequence[Path] = ()) -> None:
@@ -99,7 +105,7 @@ def print_calibration(found: Calibrated, console: Console) -> None:
         console.print()
         console.print(_errors(found), highlight=False)
         console.print(
-            f"Of batches held out, before and after; {found.batches:,} others were fitted.",
+            f"Of batches held out, before and after calibration; {found.batches:,} others were fitted.",
             style="dim italic",
             highlight=False,
         )
@@ -133,7 +139,8 @@ def _coefficients(found: Calibrated) -> Table:
 
 
 def _errors(found: Calibrated) -> Table:
-    table = _table("error", "batches", "median", "", "mean", "", "in all", "")
+    sides = (f"{name}\n{side}" for name, side in _SIDES)
+    table = _table("error", "batches", *sides)
     for error in found.errors:
         cells = [f"{error.batches:,}"]
         for name in ("median", "mean", "total"):

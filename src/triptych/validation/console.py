@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from triptych.bench.interrupts import Interrupts
 from triptych.report.figures import draw, save
 from triptych.report.format import number, seconds
 from triptych.spec.base import SpecError
@@ -77,12 +77,12 @@ def validate_and_report(
                 progress=progress,
             )
     except (Interrupted, KeyboardInterrupt):
-        Console(stderr=True).print(f"interrupted; what was measured to the end is in {out}", **_PLAIN)
+        say(Console(stderr=True), f"interrupted; what was measured to the end is in {out}")
         return _INTERRUPTED
     figures = _draw(found)
     print_validation(found, console)
-    console.print(f"\nrecords and comparison in {out}", **_PLAIN)
-    console.print(figures, **_PLAIN)
+    say(console, f"\nrecords and comparison in {out}")
+    say(console, figures)
     if within is None or found.within(within / 100):
         return 0
     worst = max(level.worst or 0.0 for level in found.levels)
@@ -131,22 +131,18 @@ def watched() -> Iterator[OnProgress]:
         disable=not console.is_terminal,
     )
     task = bar.add_task("", total=None, note="")
-    caught: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if caught:
-            raise KeyboardInterrupt
-        caught.append(number)
+    interrupts = Interrupts()
 
     def progress(what: str, ended: int, total: int, elapsed: float) -> bool:
         bar.update(task, description=what, completed=ended, total=total or None, note=seconds(elapsed))
-        return not caught
+        return not interrupts.count
 
     signals = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(each, note) for each in signals]
+    before = [signal.signal(each, interrupts.note) for each in signals]
     try:
         with bar:
             yield progress
+        interrupts.check()
     finally:
         for each, handler in zip(signals, before, strict=True):
             signal.signal(each, handler)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from triptych.profiler.machine import cores
 from triptych.record import Run, summarise
 from triptych.report.compare import Comparison
 from triptych.report.format import count, number, percent
-from triptych.validation.busy import available_cores
 
 _BUSY = 0.1
 """Share of the cores that others may take unmentioned."""
@@ -24,10 +24,10 @@ def machine_notes(others: float | None) -> Iterator[str]:
     Args:
         others: cores that other programs kept busy meanwhile; None: not known.
     """
-    cores = available_cores()
-    if others is not None and others > _BUSY * cores:
+    here = cores()
+    if others is not None and others > _BUSY * here:
         yield (
-            f"other programs took {number(others)} of {count(cores, 'core')} meanwhile: what was measured "
+            f"other programs took {number(others)} of {count(here, 'core')} meanwhile: what was measured "
             "holds waits for a core that no prediction knows"
         )
 

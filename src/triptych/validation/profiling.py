@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from triptych import catalog
+from triptych.profiler import run_profile
+from triptych.profiler.machine import is_this
+from triptych.profiler.progress import Advance
 from triptych.profiles import Profile
 from triptych.profiles.library import FOLDER, profiles, user_folder
+from triptych.profiles.shapes import is_of_shape
 from triptych.spec.deployment import Deployment, Pool
+from triptych.spec.model import Model
+from triptych.validation.server import Interrupted
+from triptych.validation.watch import GoOn
 
 Measure = Callable[..., Path]
-"""Measures a model and returns the profile's file: `profiler.api.run_profile` behind arguments of its own."""
+"""Measures a model and returns the profile's file: called as `measure_now` is."""
 
 
 class ProfileOnce:
@@ -27,34 +35,42 @@ class ProfileOnce:
     def __init__(self, say: Callable[[str], None], measure: Measure | None = None) -> None:
         self._say, self._measure = say, measure
 
-    def __call__(self, deployment: Deployment) -> Deployment:
+    def __call__(self, deployment: Deployment, go_on: GoOn = lambda *so_far: True) -> Deployment:
         """The deployment with profiles, from the library or measured now.
+
+        Args:
+            deployment: as it was declared.
+            go_on: called while something is measured; False ends that.
 
         Raises:
             SpecError: a model cannot be profiled, or a profile of the library cannot be read.
+            Interrupted: `go_on` said so; what was measured so far is kept for the next time.
         """
         pools = {
-            name: pool if pool.profile else self._profiled(deployment.model, pool)
+            name: pool if pool.profile else self._profiled(deployment.model, pool, go_on)
             for name, pool in deployment.pools.items()
         }
         return deployment.model_copy(update={"pools": pools})
 
-    def _profiled(self, model: str, pool: Pool) -> Pool:
+    def _profiled(self, model: str, pool: Pool, go_on: GoOn) -> Pool:
         shape, device = catalog.model(model), catalog.device(pool.device)
         for known in profiles():
-            if _is_of(known, shape.name, device.name, pool):
+            if _is_of(known, shape, device.name, pool):
                 self._say(f"predictions rest on the profile {known.info.name}")
                 return pool.model_copy(update={"profile": (known.info.name,)})
         kind = "cpu" if device.name == "CPU" else "cuda"
+        own, precision = model.removeprefix(catalog.RANDOM), pool.precision.compute
         if self._measure is None:
-            command = f"triptych profile --model {model.removeprefix(catalog.RANDOM)} --device {kind}"
+            command = f"triptych profile --model {own} --device {kind} --precision {precision}"
             self._say(f"no profile is known: predictions rest on the roofline; to measure: {command}")
             return pool
         self._say(f"measuring {shape.name} on this machine, once; it is kept in {user_folder()} (${FOLDER})")
         path = self._measure(
-            model.removeprefix(catalog.RANDOM),
+            own,
+            go_on,
             device=kind,
-            precision=pool.precision.compute,
+            tp=(pool.parallel.tensor,),
+            precision=precision,
             out=user_folder(),
             quick=True,
             max_tokens=pool.scheduler.max_tokens,
@@ -64,31 +80,32 @@ class ProfileOnce:
         return pool.model_copy(update={"profile": (str(path),)})
 
 
-def _is_of(known: Profile, model: str, device: str, pool: Pool) -> bool:
+def _is_of(known: Profile, model: Model, device: str, pool: Pool) -> bool:
     """Whether a profile is of this model and format on the device at hand."""
-    if known.info.device != device or not _same_processor(known):
+    # Devices of the catalogue are each of one kind, but for the CPU.
+    if known.info.device != device or (device == "CPU" and not is_this(known.info.clocks)):
         return False
-    return len(known.of(model=model, tensor=pool.parallel.tensor, precision=pool.precision.compute)) > 0
+    own = known.of(model=model.name, tensor=pool.parallel.tensor, precision=pool.precision.compute)
+    return len(own) > 0 and is_of_shape(known, model)
 
 
-def _same_processor(known: Profile) -> bool:
-    """A profile of a CPU is of one kind of CPU; devices of the catalogue are each of one kind."""
-    return known.info.device != "CPU" or known.info.clocks.get("processor") == processor()
-
-
-def processor() -> str:
-    """Name of the CPU at hand, and of how many threads."""
-    from triptych.profiler.about import clocks
-
-    return clocks("cpu")["processor"]
-
-
-def measure_now(model: str, **options: Any) -> Path:
+def measure_now(model: str, go_on: GoOn, **options: Any) -> Path:
     """Measures on the device at hand.
+
+    Args:
+        model: as of `run_profile`.
+        go_on: called a few times a second with batches done and to do, and seconds; False ends it.
+        options: as of `run_profile`.
 
     Raises:
         SpecError: as of `run_profile`.
+        Interrupted: `go_on` said so.
     """
-    from triptych.profiler.api import run_profile
+    began, advance = time.monotonic(), Advance(1)
 
-    return run_profile(model, **options).path
+    def progress(line: dict[str, Any]) -> None:
+        advance.take(line)
+        if not go_on(advance.done, advance.total, time.monotonic() - began):
+            raise Interrupted
+
+    return run_profile(model, progress=progress, **options).path

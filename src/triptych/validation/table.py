@@ -8,6 +8,7 @@ import numpy as np
 
 from triptych.report.compare import METRICS, RATE, Row, request_errors
 from triptych.report.format import NONE, count, number, percent, seconds
+from triptych.report.table import without_trailing_blanks
 from triptych.validation.result import Level, Validation
 
 if TYPE_CHECKING:
@@ -28,6 +29,11 @@ _MARK = "<<"
 
 def print_validation(validation: Validation, console: Console) -> None:
     """Prints each level: predicted, measured and error side by side, and what has to be known of them."""
+    with without_trailing_blanks(console):
+        _print_levels(validation, console)
+
+
+def _print_levels(validation: Validation, console: Console) -> None:
     if validation.capacity is not None:
         console.print(
             f"\ncapacity {number(validation.capacity)} requests/s: a closed loop of "
@@ -50,8 +56,9 @@ def print_means(level: Level, console: Console) -> None:
     for row in level.rows:
         if row.statistic in ("mean", RATE):
             table.add_row(_NAMES[row.metric], *_values(row))
-    console.print(table, highlight=False)
-    _print_notes(level, console)
+    with without_trailing_blanks(console):
+        console.print(table, highlight=False)
+        _print_notes(level, console)
 
 
 def _print_notes(level: Level, console: Console) -> None:

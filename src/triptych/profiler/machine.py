@@ -1,0 +1,59 @@
+"""The processor at hand, told without torch: a profile of a CPU is of one kind, and of so many cores."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+_MEASURED_WITH = ("torch", "transformers")
+
+
+def processor() -> str:
+    """Its name."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor()
+
+
+def cores() -> int:
+    """Cores that this process may run on."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def is_this(clocks: Mapping[str, str]) -> bool:
+    """Whether a profile of a CPU with these `clocks` was measured on the like of this one.
+
+    Profiles before `cores` was noted have the threads of torch alone: one a core, or one for every two that
+    share one.
+    """
+    here = cores()
+    same = clocks.get("cores", str(here)) == str(here)
+    threads = clocks.get("threads", "")
+    return clocks.get("processor") == processor() and same and threads in _threads(here)
+
+
+def _threads(here: int) -> tuple[str, ...]:
+    """How many torch may use, as text."""
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    return (asked,) if asked.isdigit() else (str(here), str(here // 2))
+
+
+def libraries() -> dict[str, str]:
+    """Versions of those that measurements depend on."""
+    found = {}
+    for name in _MEASURED_WITH:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = ""
+    return found
