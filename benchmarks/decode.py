@@ -44,6 +44,9 @@ def main() -> None:
     where = "cpu" if options.device == "CPU" else "cuda"
     model = load(f"random:{options.model}", dtype=torch.bfloat16, device=where)
     weights = sum(weight.numel() * weight.element_size() for weight in model.model.parameters())
+    inputs, head = model.model.get_input_embeddings().weight, model.model.get_output_embeddings().weight
+    if inputs is not head:  # of the embedding a decode reads a row a token
+        weights -= inputs.numel() * inputs.element_size()
     products = pack(model.model) if where == "cpu" else None
     pages = -(-options.context // BLOCK)
     runner = Runner(model, blocks=max(batches) * pages, block_size=BLOCK, products=products)

@@ -58,20 +58,26 @@ def main() -> int:
     options = parser.parse_args()
     options.batch = QUICK_BATCH if options.quick else BATCH
     figures: Figures = {"threads": torch.get_num_threads(), "batch": options.batch}
-    figures |= offline("opt-125m", "bf16", "offline_bf16", options, repeats=2 if options.quick else 7)
+
+    def add(found: Figures) -> None:
+        figures.update(found)
+        if (
+            options.json and options.json != "-"
+        ):  # after each setting, so that a run that is cut off leaves some
+            Path(options.json).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+    add(offline("opt-125m", "bf16", "offline_bf16", options, repeats=2 if options.quick else 7))
     if not options.quick:
-        figures |= offline("opt-125m", "fp32", "offline_fp32", options, repeats=5)
-        figures |= offline("Qwen3-0.6B", "bf16", "offline_qwen3_bf16", options, repeats=3)
+        add(offline("opt-125m", "fp32", "offline_fp32", options, repeats=5))
+        add(offline("Qwen3-0.6B", "bf16", "offline_qwen3_bf16", options, repeats=3))
         ours = figures["offline_bf16.triptych_tokens_per_s"]
         if ours is not None:
-            figures |= serving("opt-125m", "bf16", LOAD * ours / OUTPUT, options, repeats=3)
+            add(serving("opt-125m", "bf16", LOAD * ours / OUTPUT, options, repeats=3))
     if options.json == "-":
         print(json.dumps(figures, indent=2))
     else:
         for name, value in figures.items():
             print(f"{name:44} {'-' if value is None else format(value, ',.3f')}")
-        if options.json:
-            Path(options.json).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     return int(None in figures.values())
 
 

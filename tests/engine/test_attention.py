@@ -71,7 +71,7 @@ def test_each_piece_sees_its_own_context(
     batch = Pass(pool, pieces, torch.cat(places), PIECE_BY_PIECE, lines)
     with pytest.MonkeyPatch.context() as patch:
         if anywhere:  # what devices other than the CPU run
-            patch.setattr(attention, "attend_side_by_side", elsewhere)
+            patch.setattr(attention, "attend_side_by_side", attention._elsewhere)
         out, _ = attend(Layer(), query, key, value, None, 0.3, sliding_window=window, kv=batch)
     used = 0
     for piece in pieces:
@@ -85,12 +85,6 @@ def test_each_piece_sees_its_own_context(
         torch.testing.assert_close(
             pool.keys[1][own[piece.history :]], key[0, :, piece.first : end].transpose(0, 1)
         )
-
-
-def elsewhere(query: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
-    tokens, context = query.shape[1], keys.shape[0]
-    bias = None if tokens == 1 else attention.causal_lower_right(tokens, context)
-    return attention._sdpa(query, keys, values, scale, bias)
 
 
 @pytest.mark.parametrize("asked", [{"softcap": 50.0}, {"s_aux": torch.zeros(1)}])

@@ -17,6 +17,7 @@ from triptych.engine.core import Engine
 from triptych.engine.gather import gather_record, join
 from triptych.engine.messages import Abort, Sampling, Submit
 from triptych.engine.spool import SpooledLog, read_spool, spool_files
+from triptych.engine.trace_files import TABLE
 from triptych.plan import PoolPlan, plan_pools
 from triptych.policy import SCHEDULERS, EmbeddingCache, KVCache
 from triptych.record import read_run
@@ -102,11 +103,14 @@ def test_a_frame_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
     assert read_spool(file) is None
 
 
+@pytest.mark.parametrize("written", [None, 1])
 def test_a_full_disk_ends_the_file_and_not_the_worker(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    written: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full(file: int, data: bytes) -> int:
-        raise OSError(28, "No space left on device")
+        if written is None:
+            raise OSError(28, "No space left on device")
+        return written
 
     monkeypatch.setattr("triptych.engine.spool.os.write", full)
     log = work(tmp_path / "run", zero=0, policy="sarathi", turns=30, seed=1)
@@ -143,8 +147,13 @@ def test_the_run_folder_is_written_anew_with_all_of_it(tmp_path: Path, plan: Poo
     record = tmp_path / "runs" / "mine"
     for zero in (1, 2):
         work(record, zero=zero, policy="orca", turns=30, seed=zero)
-    work(tmp_path / "runs" / "mine2", zero=3, policy="orca", turns=3, seed=3)
+    work(tmp_path / "runs" / "mine.2", zero=3, policy="orca", turns=3, seed=3)
+    record.mkdir()
+    (record / "run.json").write_text('{"format": "triptych run"}', encoding="utf-8")
+    (record / TABLE).write_text("{}", encoding="utf-8")
     gather_record(record, plan, DEPLOYMENT, interrupted=True)
+    assert (record / TABLE).read_text(encoding="utf-8") == "{}"
+    assert len(spool_files(record)) == 2  # not those of mine.2
     run = read_run(record)
     assert (run.producer, run.interrupted, run.meta["worker_restarts"]) == ("serve", True, 1)
     assert len(run.lanes[0]) > 20

@@ -53,8 +53,8 @@ class KVPool:
     def copy_pages(self, sources: list[int], targets: list[int], size: int) -> None:
         """Copies pages of `size` tokens within the pool, all at once: one may be a source and a target."""
         for tensor in (self.keys, self.values):
-            pages = tensor.unflatten(1, (-1, size))
-            pages[:, targets] = pages[:, sources]
+            for pages in tensor.unflatten(1, (-1, size)):  # by layer: what is copied lies in memory twice
+                pages[targets] = pages[sources]
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,10 +239,15 @@ def _piece(query: Tensor, keys: Tensor, values: Tensor, scale: float, window: in
         if tokens > 1:
             return _sdpa(query, keys, values, scale, _window(tokens, context, window, query.device))
         keys, values = keys[-window:], values[-window:]
-    if query.device.type != "cpu":
-        bias = None if tokens == 1 else causal_lower_right(tokens, context)
-        return _sdpa(query, keys, values, scale, bias)
-    return attend_side_by_side(query, keys, values, scale)
+    attend_all = attend_side_by_side if query.device.type == "cpu" else _elsewhere
+    return attend_all(query, keys, values, scale)
+
+
+def _elsewhere(query: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+    """As `attend_side_by_side`, on other devices than the CPU."""
+    tokens, context = query.shape[1], keys.shape[0]
+    bias = None if tokens == 1 else causal_lower_right(tokens, context)
+    return _sdpa(query, keys, values, scale, bias)
 
 
 def _sdpa(query: Tensor, keys: Tensor, values: Tensor, scale: float, mask: Tensor | None) -> Tensor:

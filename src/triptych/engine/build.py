@@ -17,7 +17,7 @@ from triptych.engine.loader import load
 from triptych.engine.log import Log
 from triptych.engine.packed import pack
 from triptych.engine.runner import Runner
-from triptych.engine.servable import only_pool
+from triptych.engine.servable import on_cpu, only_pool
 from triptych.engine.spool import SpooledLog
 from triptych.plan import PoolPlan, plan_pools
 from triptych.record import Run, write_run
@@ -48,7 +48,7 @@ class Instance:
         """
         log = self.engine.log
         if not isinstance(log, Log):
-            raise ValueError("no record is kept: build the engine with record=True")
+            raise ValueError("no record is kept: build it with a record folder")
         now = self.engine.clock.now()
         log.cut_short()
         recorder = log.recorder
@@ -116,7 +116,7 @@ def _meta(runner: Runner, clock: Clock) -> dict[str, Any]:
 def _device(pool: Pool, plan: PoolPlan, name: str, file: str | Path | None) -> tuple[str, torch.dtype]:
     """The device as torch names it, and the number format of weights, activations and KV."""
     dtype = _DTYPES[pool.precision.weights]
-    if plan.device.name.upper().startswith("CPU"):
+    if on_cpu(plan.device.name):
         return "cpu", dtype
     if not torch.cuda.is_available():
         problem = f"{plan.device.name} is not here: torch finds no CUDA device; serve with device: CPU"

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import monotonic_ns
 
 import numpy as np
 
 from triptych.engine.clock import ticks
 from triptych.engine.spool import Spooled, read_spool, spool_files
+from triptych.engine.trace_files import TABLE, TEXT, TRACE
 from triptych.plan import PoolPlan
 from triptych.record import Run, write_run
 from triptych.record.columns import REQUEST_COLUMNS, SPAN_COLUMNS, TRANSFER_COLUMNS
@@ -36,7 +40,9 @@ def gather_record(record: Path, plan: PoolPlan, deployment: Deployment, *, inter
     found = [spooled for file in spool_files(record) if (spooled := read_spool(file)) is not None]
     if found:
         found.sort(key=lambda spooled: spooled.zero)
-        write_run(join(found, plan, deployment, end=monotonic_ns(), interrupted=interrupted), record)
+        run = join(found, plan, deployment, end=monotonic_ns(), interrupted=interrupted)
+        with _kept(record, (TRACE, TABLE, TEXT)):
+            write_run(run, record)
 
 
 def join(
@@ -95,3 +101,15 @@ def join(
         interrupted=interrupted,
         meta={**workers[0].meta, "wall_seconds": seconds, "worker_restarts": len(workers) - 1},
     )
+
+
+@contextmanager
+def _kept(record: Path, names: Sequence[str]) -> Iterator[None]:
+    """Carries files of a run folder over into the one that takes its place."""
+    with TemporaryDirectory(dir=record.absolute().parent, prefix=".") as aside:
+        for name in names:
+            if (record / name).is_file():
+                shutil.move(record / name, aside)
+        yield
+        for file in Path(aside).iterdir():
+            shutil.move(file, record)

@@ -142,13 +142,14 @@ class Pages:
             first, length = self._run(need, wanted)
         while need:
             taken = min(need, length)
-            self._take(holder, range(first, first + taken))
+            last, end = first + taken, first + min(length, wanted)
+            if taken == need:  # now, so that nothing is moved to where this holder will grow
+                holder.spare = (last, end)
+                self._spare[last:end] = True
+            self._take(holder, range(first, last))
             need, wanted = need - taken, wanted - taken
-            last, end = first + taken, first + min(length, taken + wanted)
             if need:
                 first, length = self._run(need, wanted)
-        holder.spare = (last, end)
-        self._spare[last:end] = True
 
     def _usable(self, first: int, last: int, holder: Holder) -> int:
         """Of pages [first, last), how many at the front the holder can have."""
@@ -185,7 +186,8 @@ class Pages:
         begins = firsts[of_run] + np.arange(len(of_run)) - np.repeat(np.cumsum(ways) - ways, ways)
         cached = np.concatenate([[0], np.cumsum(self._state == _IDLE)])
         moved = cached[begins + need] - cached[begins]
-        return int(begins[np.lexsort((begins, lengths[of_run], moved))[0]])
+        best = np.flatnonzero(moved == moved.min())
+        return int(begins[best[np.argmin(lengths[of_run[best]])]])
 
     def _may_move(self, holder: Holder) -> bool:
         """Whether nobody else holds any of its pages."""
@@ -193,18 +195,21 @@ class Pages:
 
     def _take(self, holder: Holder, pages: range) -> None:
         """Gives pages that nobody holds to the holder; what is cached there goes elsewhere."""
-        for page in pages:
-            if self._state[page] == _IDLE:
-                self._swap(page, self._elsewhere(pages))
-            self._state[page] = _HELD
-            holder.pages.append(page)
+        cached = pages.start + np.flatnonzero(self._state[pages.start : pages.stop] == _IDLE)
+        for page, other in zip(cached.tolist(), self._elsewhere(pages, len(cached)), strict=True):
+            self._swap(page, other)
+        self._state[pages.start : pages.stop] = _HELD
+        holder.pages += pages
 
-    def _elsewhere(self, pages: range) -> int:
-        """A free page outside of these, where nobody means to grow if there is one."""
+    def _elsewhere(self, pages: range, count: int) -> list[int]:
+        """Free pages outside of these, as far as there are such where nobody means to grow."""
+        if not count:
+            return []
         free = self._state == _FREE
         free[pages.start : pages.stop] = False
-        found = np.flatnonzero(free & ~self._spare)
-        return int(found[-1]) if len(found) else int(np.flatnonzero(free)[-1])
+        found = np.concatenate([np.flatnonzero(free & self._spare), np.flatnonzero(free & ~self._spare)])
+        chosen: list[int] = found[-count:].tolist()
+        return chosen
 
     def _swap(self, one: int, other: int) -> None:
         """Lets two pages change places, with all that is in them."""

@@ -7,8 +7,10 @@ a worker has done outlives it, however it ends; a frame that was cut off is left
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import struct
 import sys
 from collections.abc import Iterable, Iterator
@@ -165,8 +167,10 @@ class SpooledLog(Log):
         if self._file < 0:
             return
         data = msgspec.msgpack.encode(part)
+        frame = _LENGTH.pack(len(data)) + data
         try:
-            os.write(self._file, _LENGTH.pack(len(data)) + data)
+            if os.write(self._file, frame) < len(frame):  # what came after it would be read amiss
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             print(
                 f"worker: what is recorded would not outlive it: {error.strerror}",
@@ -203,7 +207,8 @@ class Spooled:
 def spool_files(record: Path) -> list[Path]:
     """The files of all workers that kept, or keep, the record of a run folder."""
     record = record.absolute()
-    return sorted(file for file in record.parent.glob(".*.spool") if file.name.startswith(f".{record.name}."))
+    name = re.compile(rf"\.{re.escape(record.name)}\.\d+\.spool")
+    return sorted(file for file in record.parent.glob(".*.spool") if name.fullmatch(file.name))
 
 
 def read_spool(file: Path) -> Spooled | None:

@@ -22,11 +22,10 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from triptych.engine.core import Engine
+from triptych.engine.trace_files import TABLE, TEXT, TRACE
 from triptych.plan import PoolPlan
 from triptych.policy import Batch
 
-TRACE, TABLE, TEXT = "kernels.trace.json.gz", "throughput.json", "throughput.md"
-"""Files in the run record."""
 _MARK = "triptych."
 """Before the names of ranges in the trace."""
 _NONE = dict.fromkeys(("prefill_tokens", "prefill_pairs", "prefill_kv", "sampled", "decodes", "decode_kv"), 0)

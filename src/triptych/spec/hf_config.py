@@ -1,6 +1,6 @@
 """Reads a Hugging Face `config.json` into a `Model`.
 
-What each family's fields mean stands in `hf_families.py`.
+What each family's fields mean stands in `hf_families/`.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from pathlib import Path
 from triptych.bench import bench
 from triptych.plan import plan_pools
 from triptych.profiles.library import path_of
-from triptych.record import Run
+from triptych.record import Run, read_run
 from triptych.report.compare import compare
 from triptych.spec.base import SpecError
 from triptych.spec.deployment import Deployment
@@ -21,6 +21,7 @@ from triptych.validation.notes import machine_notes, run_notes
 from triptych.validation.replay import predict, workload_of
 from triptych.validation.result import Level, Validation
 from triptych.validation.server import Served, served
+from triptych.validation.speed import Batches, batches
 from triptych.validation.watch import GoOn, Progress, Watch
 from triptych.workload import Requests, generate
 
@@ -100,7 +101,8 @@ def validate(
                 number = sum(len(one.runs) for one in measured)
                 level.measure(server, spec, number, warm=loads != () or number > 0, watch=watch)
     notes = tuple(machine_notes(others.cores()))
-    levels = tuple(_level(one, used, spec, notes, watch) for one in measured)
+    ran = batches(read_run(out / files.SERVER), {plan.name: plan for plan in plan_pools(used, deployment)})
+    levels = tuple(_level(one, used, spec, notes, ran, watch) for one in measured)
     validation = Validation(levels, capacity, concurrency)
     files.write_validation(validation, out, used, spec)
     return validation
@@ -174,7 +176,12 @@ def _capacity(
 
 
 def _level(
-    measured: _Measured, deployment: Deployment, spec: WorkloadSpec, notes: Sequence[str], watch: Watch
+    measured: _Measured,
+    deployment: Deployment,
+    spec: WorkloadSpec,
+    notes: Sequence[str],
+    ran: Batches,
+    watch: Watch,
 ) -> Level:
     """With what is predicted for each repetition."""
     predicted = []
@@ -187,7 +194,7 @@ def _level(
         watch.check()
         files.write_predicted(predicted[-1], measured.folder / f"{files.PREDICTED}{place}")
     comparisons = [compare(*pair) for pair in zip(predicted, measured.runs, strict=True)]
-    notes = (*notes, *run_notes(measured.runs, predicted, comparisons))
+    notes = (*notes, *ran.notes(measured.runs), *run_notes(measured.runs, predicted, comparisons))
     level = Level(measured.load, measured.folder, tuple(measured.runs), tuple(predicted), notes)
     if level.worst is None:
         raise SpecError("", "no request finished both as predicted and as measured", file=measured.folder)

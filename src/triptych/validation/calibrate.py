@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -215,7 +216,7 @@ def _rows(run: Run, plans: Mapping[str, PoolPlan]) -> _Rows:
         columns = {name: column[rows] for name, column in lane.columns.items()}
         iterations = columns["iterations"].astype(np.float64)
         host = host_time(cost)
-        kind = np.where(columns["images"] > 0, 0, np.where(columns["prefill_tokens"] > 0, 1, 2))
+        kind = kinds(columns)
         block = np.clip(len(rows) // _BLOCKS, 1, _LONGEST_BLOCK)
         parts.append(
             {
@@ -236,6 +237,11 @@ def _rows(run: Run, plans: Mapping[str, PoolPlan]) -> _Rows:
     own = {name: whole.pop(name) for name in names}
     of_host = (whole.pop("iteration"), whole.pop("sequence"))
     return _Rows(Observed(**own, host=of_host, predicted=whole), kind, held_out)
+
+
+def kinds(columns: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """Of rows of a batch log, as positions in KINDS."""
+    return np.where(columns["images"] > 0, 0, np.where(columns["prefill_tokens"] > 0, 1, 2))
 
 
 def host_time(cost: IterationCost) -> Calibration:

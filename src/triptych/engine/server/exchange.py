@@ -49,9 +49,7 @@ class Outlet:
     async def stream(self, data: bytes, *, last: bool = False) -> None:
         """Writes server-sent events."""
         if not self.status:
-            await self._start(
-                200, {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
-            )
+            await self._start(200, _STREAM)
         await self._send({"type": "http.response.body", "body": data, "more_body": not last})
 
     async def whole(self, status: int, data: bytes, headers: dict[str, str]) -> None:

@@ -104,10 +104,8 @@ def _spooled(record: Path | None) -> Iterator[None]:
             file.unlink(missing_ok=True)
 
     clear()
-    try:
-        yield
-    finally:
-        clear()
+    yield
+    clear()  # not where gathering fails: they are then all that there is
 
 
 def _folder() -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -54,7 +55,7 @@ class _Worker(Collector):
     def replaced(self, kv_blocks: int) -> None:
         for name in self._before:
             self._before[name] += getattr(self.load, name)
-        self.load = Load(0, 0, 0, kv_blocks, 0, 0, 0, 0, 0.0, 0.0, 0.0)
+        self.load = msgspec.structs.replace(_IDLE, kv_blocks=kv_blocks)
 
     def collect(self) -> Iterator[Metric]:
         load = self.load

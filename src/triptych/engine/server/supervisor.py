@@ -70,7 +70,7 @@ class Supervisor:
         self._recent: deque[float] = deque()
         """When workers died."""
         self.deaths = 0
-        """Of workers that had been ready, or came after one that had."""
+        """Of workers that had been ready, or came after one that had: their records they have not written."""
         self._stopping = False
         self._process: asyncio.subprocess.Process | None = None
         self._link: Link | None = None
@@ -92,6 +92,9 @@ class Supervisor:
                 with Link(self._directory, number, context) as link:
                     code = await self._one(link)
                 if self._stopping:
+                    if code and self._client.ready is not None:
+                        logger.error("the worker ended with %s while it stopped", _ending(code))
+                        self.deaths += 1
                     return 0
                 if self._client.ready is None:
                     if code != BAD_DECLARATION:
