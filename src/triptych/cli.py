@@ -214,6 +214,9 @@ def validate(
     measure: Annotated[
         bool, typer.Option(help="Measure operators first, once, where no profile of them is known.")
     ] = True,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Calibrate to the run that tells the capacity; needs --load.")
+    ] = False,
     override: Annotated[
         list[str] | None,
         typer.Option(
@@ -233,6 +236,7 @@ def validate(
         load=load,
         within=within,
         measure=measure,
+        calibrate=calibrate,
     )
     raise typer.Exit(code)
 

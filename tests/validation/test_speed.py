@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ from triptych.plan import plan_pools
 from triptych.record import LaneLog, Run
 from triptych.spec.deployment import Deployment
 from triptych.spec.workload import WorkloadSpec
-from triptych.validation.speed import batches
+from triptych.validation.calibrate import calibrated
+from triptych.validation.during import during
+from triptych.validation.speed import speed_notes
 
 DEPLOYMENT = Deployment.parse(
     yaml.safe_load(
@@ -50,7 +53,7 @@ def served(longer: float, with_images: float = 1.0) -> Run:
 
 def notes(server: Run, *clients: Run) -> list[str]:
     plans = {plan.name: plan for plan in plan_pools(DEPLOYMENT)}
-    return list(batches(server, plans).notes(clients))
+    return list(speed_notes(during(server, clients), plans))
 
 
 def client(begin: float = 0.0, seconds: float = 1e4) -> Run:
@@ -83,3 +86,19 @@ def test_only_batches_while_clients_measured_count() -> None:
 def test_records_without_a_clock_say_nothing() -> None:
     assert notes(replace(served(2.0), meta={}), client()) == []
     assert notes(served(2.0), replace(client(), meta={})) == []
+
+
+def test_a_calibration_to_what_one_client_saw_knows_nothing_of_the_rest() -> None:
+    """Batches after the second one began are half as fast again; the calibration is to those before."""
+    server = served(1.0)
+    lane = server.lanes[0]
+    half = float(np.median(lane["start"]))
+    slower = np.where(lane["start"] >= half, 1.5, 1.0)
+    columns = {**lane.columns, "first": lane["first"] * slower}
+    server = replace(server, lanes=[LaneLog(lane.instance, lane.lane, columns)])
+    found = [
+        calibrated(during(server, [one]), Path("server"), DEPLOYMENT, Path("deployment.yaml"), None)
+        for one in (client(seconds=half), client(begin=half))
+    ]
+    factors = [each.calibration.factors.matmul for each in found]
+    assert factors == [pytest.approx(1.0, abs=0.05), pytest.approx(1.5, abs=0.1)]

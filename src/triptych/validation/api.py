@@ -16,12 +16,16 @@ from triptych.spec.deployment import Deployment
 from triptych.spec.workload import WorkloadSpec
 from triptych.validation import files
 from triptych.validation.busy import Others
+from triptych.validation.calibrate import calibrated
+from triptych.validation.calibration_delays import delays
+from triptych.validation.calibration_report import write_calibration
+from triptych.validation.during import during
 from triptych.validation.load import answer_rate, at_rate, check_rate, saturate
 from triptych.validation.notes import machine_notes, run_notes
 from triptych.validation.replay import predict, workload_of
 from triptych.validation.result import Level, Validation
 from triptych.validation.server import Served, served
-from triptych.validation.speed import Batches, batches
+from triptych.validation.speed import speed_notes
 from triptych.validation.watch import GoOn, Progress, Watch
 from triptych.workload import Requests, generate
 
@@ -41,6 +45,7 @@ def validate(
     overrides: Sequence[str] = (),
     repeats: int = 3,
     loads: Sequence[float] = (),
+    calibrate: bool = False,
     ensure_profile: EnsureProfile | None = None,
     progress: Progress | None = None,
 ) -> Validation:
@@ -57,6 +62,7 @@ def validate(
             workload.
         repeats: times that the workload is measured.
         loads: shares of the capacity at which it is, each with all repetitions; none: at its own times.
+        calibrate: whether predictions rest on a calibration to the closed loop that tells the capacity.
         ensure_profile: is asked before the server is started; None: the deployment is taken as it is.
         progress: called several times a second.
 
@@ -66,6 +72,8 @@ def validate(
     """
     if repeats < 1:
         raise SpecError("--repeats", f"must be 1 or more, not {repeats}")
+    if calibrate and not loads:
+        raise SpecError("--calibrate", "is to the run that tells the capacity; add --load")
     watch, out = Watch(progress), Path(out)
     own = [text for text in overrides if not text.startswith("workload.")]
     declared = _rooted(Deployment.load(deployment, own), Path(deployment))
@@ -80,7 +88,7 @@ def validate(
     watch.check()
     others = Others()
     loading = watch.step("starting the server")
-    capacity, concurrency = None, None
+    capacity, concurrency, saturated = None, None, None
     measured: list[_Measured] = []
     with served(
         Path(deployment),
@@ -92,7 +100,8 @@ def validate(
         files.clear(out)
         if loads:
             concurrency = sum(plan.pool.scheduler.max_batch for plan in pools)
-            capacity = _capacity(server, spec, len(requests), concurrency, out / files.CAPACITY, watch)
+            saturated = _saturated(server, spec, len(requests), concurrency, out / files.CAPACITY, watch)
+            capacity = answer_rate(saturated)
         for load in loads or (None,):
             at = requests if load is None or capacity is None else at_rate(requests, load * capacity)
             level = _Measured(load, files.level_folder(out, load), at)
@@ -101,9 +110,12 @@ def validate(
                 number = sum(len(one.runs) for one in measured)
                 level.measure(server, spec, number, warm=loads != () or number > 0, watch=watch)
     notes = tuple(machine_notes(others.cores()))
-    ran = batches(read_run(out / files.SERVER), {plan.name: plan for plan in plan_pools(used, deployment)})
-    levels = tuple(_level(one, used, spec, notes, ran, watch) for one in measured)
-    validation = Validation(levels, capacity, concurrency)
+    # A server that had to be killed has left none.
+    record = read_run(out / files.SERVER) if calibrate or (out / files.SERVER).is_dir() else None
+    if calibrate and saturated is not None and record is not None:
+        used = _calibrated(record, saturated, used, Path(deployment), out)
+    levels = tuple(_level(one, used, spec, notes, record, watch) for one in measured)
+    validation = Validation(levels, capacity, concurrency, calibrated=calibrate)
     files.write_validation(validation, out, used, spec)
     return validation
 
@@ -162,17 +174,26 @@ def _load_workload(workload: str | Path, overrides: Sequence[str]) -> WorkloadSp
         raise SpecError(field, error.problem, file=error.file) from None
 
 
-def _capacity(
+def _saturated(
     server: Served, spec: WorkloadSpec, count: int, concurrency: int, folder: Path, watch: Watch
-) -> float:
-    """Requests/s."""
+) -> Run:
+    """Of a closed loop that is always full."""
     run = watch.bench(
         server,
         "finding the capacity",
         lambda go_on: saturate(spec, count, concurrency, server.url, warmup=_WARMUP, progress=go_on),
     )
     files.write_measured(run, folder)
-    return answer_rate(run)
+    return run
+
+
+def _calibrated(record: Run, saturated: Run, deployment: Deployment, file: Path, out: Path) -> Deployment:
+    """The deployment with a calibration to the batches of the closed loop, which is written to `out`."""
+    plain = deployment.model_copy(update={"calibration": None})
+    waits = delays(record, {out / files.CAPACITY: saturated})
+    found = calibrated(during(record, [saturated]), out / files.SERVER, plain, file, waits)
+    write_calibration(found.calibration, out / files.CALIBRATION)
+    return deployment.model_copy(update={"calibration": str((out / files.CALIBRATION).absolute())})
 
 
 def _level(
@@ -180,7 +201,7 @@ def _level(
     deployment: Deployment,
     spec: WorkloadSpec,
     notes: Sequence[str],
-    ran: Batches,
+    record: Run | None,
     watch: Watch,
 ) -> Level:
     """With what is predicted for each repetition."""
@@ -194,7 +215,10 @@ def _level(
         watch.check()
         files.write_predicted(predicted[-1], measured.folder / f"{files.PREDICTED}{place}")
     comparisons = [compare(*pair) for pair in zip(predicted, measured.runs, strict=True)]
-    notes = (*notes, *ran.notes(measured.runs), *run_notes(measured.runs, predicted, comparisons))
+    if record is not None:
+        plans = {plan.name: plan for plan in plan_pools(deployment)}
+        notes = (*notes, *speed_notes(during(record, measured.runs), plans))
+    notes = (*notes, *run_notes(measured.runs, predicted, comparisons))
     level = Level(measured.load, measured.folder, tuple(measured.runs), tuple(predicted), notes)
     if level.worst is None:
         raise SpecError("", "no request finished both as predicted and as measured", file=measured.folder)

@@ -101,13 +101,32 @@ def calibrate(run: str | Path, deployment: str | Path, *, clients: Sequence[str 
     declared = Deployment.load(file).model_copy(update={"calibration": None})
     plans = {plan.name: plan for plan in plan_pools(declared, file)}
     _check_same(record, server, declared, plans, file)
+    waits = delays(record, {bench: read_run(bench) for bench in benches}) if benches else None
+    return calibrated(record, server, declared, file, waits)
+
+
+def calibrated(
+    record: Run, run: Path, declared: Deployment, deployment: Path, waits: Delays | None
+) -> Calibrated:
+    """As `calibrate`, of what has been read.
+
+    Args:
+        record: of a server.
+        run: where it is.
+        declared: what was served, without a calibration.
+        deployment: where it was declared.
+        waits: the clients' part; None: it is not known.
+
+    Raises:
+        SpecError: the record has too few batches.
+    """
+    plans = {plan.name: plan for plan in plan_pools(declared, deployment)}
     rows = _rows(record, plans)
     if len(rows.observed) < _FEWEST:
         problem = f"has {len(rows.observed):,} batches, and {_FEWEST} are the fewest; record a longer run"
-        raise SpecError("", problem, file=server)
+        raise SpecError("", problem, file=run)
     found = fit(rows.observed.take(~rows.held_out))
     errors = tuple(_errors(rows, found.calibration))
-    waits = delays(record, {bench: read_run(bench) for bench in benches}) if benches else None
     share, transfers = link_share(record, declared, plans) or (1.0, 0)
     notes = tuple(_notes(found, errors, waits))
     provenance = {

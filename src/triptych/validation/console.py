@@ -41,6 +41,7 @@ def validate_and_report(
     load: str | None = None,
     within: float | None = None,
     measure: bool = False,
+    calibrate: bool = False,
 ) -> int:
     """Validates, prints the tables, and writes records, comparison and figure.
 
@@ -53,6 +54,7 @@ def validate_and_report(
         load: shares of the capacity, as in `0.5,0.85`.
         within: percent that no mean and no P90 of a latency may be off.
         measure: whether operators are measured first where no profile of them is known.
+        calibrate: as of `validate`.
 
     Returns:
         Exit code: 0, or 1 if an error is larger than `within`, or 130 if it was interrupted.
@@ -73,6 +75,7 @@ def validate_and_report(
                 overrides=overrides,
                 repeats=repeats,
                 loads=loads,
+                calibrate=calibrate,
                 ensure_profile=ProfileOnce(partial(say, console), measure_now if measure else None),
                 progress=progress,
             )

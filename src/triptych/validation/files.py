@@ -5,6 +5,7 @@ deployment.yaml, workload.yaml
 server/             the server's own run record, with its batches: all repetitions, warm-ups and probes
 server.log          what it said
 capacity/           run record of the closed loop, with --load
+calibration.yaml    to that loop, with --calibrate
 and for a level, here or in load-SHARE/:
 requests.parquet    the requests as they were planned
 measured-N/         run record of repetition N
@@ -37,7 +38,7 @@ from triptych.version import __version__
 
 FORMAT = "triptych validation"
 MAIN = "validation.json"
-SERVER, LOG, CAPACITY = "server", "server.log", "capacity"
+SERVER, LOG, CAPACITY, CALIBRATION = "server", "server.log", "capacity", "calibration.yaml"
 REQUESTS, MEASURED, REPLAY, PREDICTED, COMPARISON = (
     "requests.parquet", "measured-", "replay-", "predicted-", "comparison",
 )  # fmt: skip
@@ -45,6 +46,7 @@ _LOAD = "load-"
 _OURS = (
     SERVER,
     CAPACITY,
+    CALIBRATION,
     REQUESTS,
     *(f"{name}*" for name in (MEASURED, REPLAY, PREDICTED, COMPARISON, _LOAD)),
 )

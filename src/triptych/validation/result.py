@@ -53,6 +53,8 @@ class Validation:
     """Requests/s that a closed loop was answered at; None: it was not asked for."""
     concurrency: int | None = None
     """Requests under way in that loop."""
+    calibrated: bool = False
+    """Whether predictions rest on a calibration to that loop."""
 
     def within(self, share: float) -> bool:
         """Whether no mean and no P90 of TTFT, TPOT and E2E is off by more than this share."""

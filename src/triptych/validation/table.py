@@ -40,6 +40,8 @@ def _print_levels(validation: Validation, console: Console) -> None:
             f"{validation.concurrency} requests, the most that the scheduler runs at once",
             highlight=False,
         )
+    if validation.calibrated:
+        console.print("predictions rest on a calibration to that loop", highlight=False)
     for level in validation.levels:
         console.print()
         if level.load is not None and validation.capacity is not None:
