@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -295,6 +296,9 @@ def _profile(
         raise SpecError("--model", "name the model to measure, or use `triptych profile list`")
     with _needs("profile", "engine"):
         from triptych.profiler.console import profile_and_report
+
+        if find_spec("torch") is None:  # its import takes seconds, and is the measuring process's
+            raise ModuleNotFoundError(name="torch")
     finished = profile_and_report(
         model,
         device=device,

@@ -73,7 +73,7 @@ def validate(
     if repeats < 1:
         raise SpecError("--repeats", f"must be 1 or more, not {repeats}")
     if calibrate and not loads:
-        raise SpecError("--calibrate", "is to the run that tells the capacity; add --load")
+        raise SpecError("--calibrate", "rests on the run that tells the capacity; add --load")
     watch, out = Watch(progress), Path(out)
     own = [text for text in overrides if not text.startswith("workload.")]
     declared = _rooted(Deployment.load(deployment, own), Path(deployment))
@@ -113,7 +113,7 @@ def validate(
     # A server that had to be killed has left none.
     record = read_run(out / files.SERVER) if calibrate or (out / files.SERVER).is_dir() else None
     if calibrate and saturated is not None and record is not None:
-        used = _calibrated(record, saturated, used, Path(deployment), out)
+        used = _calibrated(record, saturated, used, out)
     levels = tuple(_level(one, used, spec, notes, record, watch) for one in measured)
     validation = Validation(levels, capacity, concurrency, calibrated=calibrate)
     files.write_validation(validation, out, used, spec)
@@ -187,11 +187,12 @@ def _saturated(
     return run
 
 
-def _calibrated(record: Run, saturated: Run, deployment: Deployment, file: Path, out: Path) -> Deployment:
+def _calibrated(record: Run, saturated: Run, deployment: Deployment, out: Path) -> Deployment:
     """The deployment with a calibration to the batches of the closed loop, which is written to `out`."""
     plain = deployment.model_copy(update={"calibration": None})
     waits = delays(record, {out / files.CAPACITY: saturated})
-    found = calibrated(during(record, [saturated]), out / files.SERVER, plain, file, waits)
+    part = during(record, [saturated])
+    found = calibrated(part, out / files.SERVER, plain, out / "deployment.yaml", waits)
     write_calibration(found.calibration, out / files.CALIBRATION)
     return deployment.model_copy(update={"calibration": str((out / files.CALIBRATION).absolute())})
 

@@ -133,6 +133,8 @@ def calibrated(
         "run": str(run),
         "deployment": str(deployment),
         "model": declared.model,
+        "profile": ", ".join(dict.fromkeys(name for plan in plans.values() for name in plan.pool.profile))
+        or "none: data sheets",
         "device": ", ".join(sorted({plan.device.name for plan in plans.values()})),
         "date": datetime.now(UTC).date().isoformat(),
         "version": f"triptych {__version__}",
