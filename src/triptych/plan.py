@@ -6,6 +6,7 @@ schedulers with the same memory.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,6 +126,28 @@ def plan_pools(deployment: Deployment, file: str | Path | None = None) -> list[P
     _check_prefix_caches(deployment, file)
     _check_kv_precision(deployment, file)
     return plans
+
+
+def profile_names(plans: Iterable[PoolPlan]) -> tuple[str, ...]:
+    """Of the profiles that pools name, wherever they lie."""
+    named = {name for plan in plans for name in plan.pool.profile}
+    return tuple(sorted({Path(name).name.removesuffix(".parquet") for name in named}))
+
+
+def check_calibration(plans: Sequence[PoolPlan], file: str | Path | None = None) -> None:
+    """Sees to it that a calibration is relative to what predictions rest on.
+
+    Raises:
+        SpecError: it was fitted on other profiles.
+    """
+    calibration = plans[0].calibration
+    if calibration is None or calibration.profiles is None:
+        return
+    here = profile_names(plans)
+    if here != calibration.profiles:
+        fitted, named = (", ".join(names) or "data sheets" for names in (calibration.profiles, here))
+        problem = f"is relative to {fitted}, and the pools rest on {named}"
+        raise SpecError("calibration", f"{problem}; name the same profile, or calibrate again", file=file)
 
 
 def _calibration(deployment: Deployment, file: str | Path | None) -> Calibration | None:

@@ -45,7 +45,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
 def deployment(tmp_path: Path) -> Path:
     return _file(
         tmp_path / "deployment.yaml",
-        model="OPT-125M",
+        model="random:OPT-125M",
         pools={
             "all": {
                 "phases": ["prefill", "decode"],

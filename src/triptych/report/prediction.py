@@ -24,11 +24,13 @@ def prediction_lines(meta: Mapping[str, Any]) -> list[str]:
     """The lines, without any if a run says nothing of it."""
     lines = []
     shares = meta.get("predicted_from") or {}
+    calibrated = ", calibrated to a measured run" if meta.get("calibrated") else ""
     if shares.get("roofline") == 1.0:
-        lines.append("predicted from the roofline alone: a profile of the device makes it surer")
+        surer = calibrated or " alone: a profile of the device makes it surer"
+        lines.append(f"predicted from the roofline{surer}")
     elif shares:
         rests = ", ".join(f"{percent(share)} {name}" for name, share in shares.items())
-        lines.append(f"predicted time rests on: {rests}")
+        lines.append(f"predicted time rests on: {rests}{calibrated}")
     interval = meta.get("interval")
     if interval:
         parts = [

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from triptych.plan import PoolPlan, plan_pools
+from triptych.plan import PoolPlan, check_calibration, plan_pools
 from triptych.record import Run
 from triptych.record.assemble import lane_log, request_columns, spans, transfers
 from triptych.simulation.build import build
@@ -72,6 +72,7 @@ def simulate(
     if isinstance(workload, (str, Path)):
         workload = _load_workload(workload, others)
     plans = plan_pools(deployment, deployment_file)
+    check_calibration(plans, deployment_file)
     requests = workload if isinstance(workload, Requests) else generate(workload, file=workload_file)
     try:
         simulator = build(deployment, plans, requests, jump=jump, file=deployment_file)
@@ -167,6 +168,7 @@ def _record(
             "version": __version__,
             "wall_seconds": wall_seconds,
             "efficiencies": {plan.name: plan.device.efficiency.source for plan in plans},
+            "calibrated": plans[0].calibration is not None,
             "predicted_from": predicted_from(lanes, [by_pool[place.pool].cost for place in owners]),
         },
     )

@@ -40,5 +40,7 @@ class Calibration(Spec):
     factors: Factors = Factors()
     link_share: float = Field(default=1.0, gt=0)
     """Of the bandwidth of the links between pools, the share that transfers reach."""
+    profiles: tuple[str, ...] | None = None
+    """Names of the profiles that the factors are relative to; none: data sheets. null: it is not known."""
     provenance: dict[str, str] = Field(default={})
     """Of which run, when, from how many iterations, and the error on those held out."""

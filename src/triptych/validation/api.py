@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from triptych.bench import bench
-from triptych.plan import plan_pools
+from triptych.engine.servable import only_pool
+from triptych.plan import check_calibration, plan_pools
 from triptych.profiles.library import path_of
 from triptych.record import Run, read_run
 from triptych.report.compare import compare
@@ -78,6 +79,7 @@ def validate(
     own = [text for text in overrides if not text.startswith("workload.")]
     declared = _rooted(Deployment.load(deployment, own), Path(deployment))
     pools = plan_pools(declared, deployment)
+    only_pool(declared, deployment)
     spec = _load_workload(workload, overrides)
     requests = generate(spec, file=workload)
     if loads:
@@ -86,6 +88,7 @@ def validate(
     measuring = watch.step("measuring operators")
     used = declared if ensure_profile is None else ensure_profile(declared, measuring)
     watch.check()
+    check_calibration(plan_pools(used, deployment), deployment)
     others = Others()
     loading = watch.step("starting the server")
     capacity, concurrency, saturated = None, None, None

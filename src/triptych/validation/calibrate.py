@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from triptych import catalog
 from triptych.cost import IterationCost
-from triptych.plan import PoolPlan, plan_pools
+from triptych.plan import PoolPlan, plan_pools, profile_names
 from triptych.policy import Batch
 from triptych.record import Run, read_run
 from triptych.record.columns import BATCH_COLUMNS
@@ -133,8 +133,6 @@ def calibrated(
         "run": str(run),
         "deployment": str(deployment),
         "model": declared.model,
-        "profile": ", ".join(dict.fromkeys(name for plan in plans.values() for name in plan.pool.profile))
-        or "none: data sheets",
         "device": ", ".join(sorted({plan.device.name for plan in plans.values()})),
         "date": datetime.now(UTC).date().isoformat(),
         "version": f"triptych {__version__}",
@@ -151,6 +149,7 @@ def calibrated(
     calibration = found.calibration.model_copy(
         update={
             "link_share": share,
+            "profiles": profile_names(plans.values()),
             "provenance": provenance,
             **({} if waits is None else _of_delays(waits)),
         }

@@ -102,6 +102,8 @@ def print_calibration(found: Calibrated, console: Console) -> None:
     with without_trailing_blanks(console):
         console.print()
         console.print(_coefficients(found), highlight=False)
+        basis = ", ".join(found.calibration.profiles or ()) or "none: data sheets"
+        console.print(f"profiles that factors are relative to: {escape(basis)}", highlight=False)
         console.print()
         console.print(_errors(found), highlight=False)
         console.print(

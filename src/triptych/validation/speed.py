@@ -28,10 +28,12 @@ def speed_notes(server: Run, plans: Mapping[str, PoolPlan]) -> Iterator[str]:
     """
     measured, predicted = np.zeros(len(KINDS)), np.zeros(len(KINDS))
     for lane in server.lanes:
-        cost = plans[server.instances[lane.instance].pool].cost
-        host = host_time(cost)
-        parts = cost.breakdown(lane.columns)[0].values()
-        seconds = lane["iterations"] * (host.iteration + host.sequence * lane["sampled"])
+        plan = plans[server.instances[lane.instance].pool]
+        host = host_time(plan.cost)
+        image = 0.0 if plan.calibration is None else plan.calibration.image
+        parts = plan.cost.breakdown(lane.columns)[0].values()
+        each = host.iteration + host.sequence * lane["sampled"] + image * lane["images"]
+        seconds = lane["iterations"] * each
         kind = kinds(lane.columns)
         measured += np.bincount(kind, lane.seconds, len(KINDS))
         predicted += np.bincount(kind, sum(parts, seconds), len(KINDS))
