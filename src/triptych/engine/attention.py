@@ -27,6 +27,12 @@ _UNSERVED = ("softcap", "s_aux")
 class KVPool:
     """Keys and values of all layers, token after token, so that pages side by side are one view.
 
+    On the CPU the tokens of a head lie side by side: its kernel goes through them head by head, and decodes of 20
+    sequences over 530 tokens (12 heads of 64) took 0.88 (fp32) and 0.95 times as long (bf16). FlashAttention on CUDA
+    takes pages in which the heads of a token lie side by side.
+
+    `keys` and `values` have shape (layers, tokens, heads, head_dim) either way.
+
     Args:
         layers: of the model that store KV.
         tokens: places.
@@ -46,9 +52,11 @@ class KVPool:
         dtype: torch.dtype,
         device: torch.device | str,
     ) -> None:
-        shape = (layers, tokens, heads, head_dim)
-        self.keys = torch.zeros(shape, dtype=dtype, device=device)
-        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        on_cpu = torch.device(device).type == "cpu"
+        shape = (layers, heads, tokens, head_dim) if on_cpu else (layers, tokens, heads, head_dim)
+        self.keys, self.values = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
+        if on_cpu:
+            self.keys, self.values = self.keys.transpose(1, 2), self.values.transpose(1, 2)
 
     def copy_pages(self, sources: list[int], targets: list[int], size: int) -> None:
         """Copies pages of `size` tokens within the pool, all at once: one may be a source and a target."""
