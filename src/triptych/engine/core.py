@@ -17,17 +17,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from time import process_time
 
-import torch
-
+from triptych.engine.admission import Admission
 from triptych.engine.clock import TICK, Clock
 from triptych.engine.log import Log, Unrecorded
 from triptych.engine.messages import Abort, Failed, Finish, ImageInput, Load, Submit, TokenLogprob, Tokens
 from triptych.engine.pages import Pages
 from triptych.engine.runner import Runner, Work
 from triptych.engine.sampler import Row, sample
-from triptych.engine.sequence import Sequence, block_hashes, image_spans, policy_images
+from triptych.engine.sequence import Sequence
 from triptych.policy import Batch, Request, Scheduler, Status
-from triptych.policy.request import ENCODE, PREFILL
 
 _STATUS = {"aborted": Status.ABORTED, "timed_out": Status.TIMED_OUT, "finished": Status.FINISHED}
 
@@ -49,8 +47,7 @@ class Engine:
         self.scheduler = scheduler
         self.clock = clock or Clock()
         self.log: Log | Unrecorded = log or Unrecorded(scheduler)
-        self.max_context = min(scheduler.max_context, runner.model.max_context)
-        """Tokens of prompt and output that a request can have."""
+        self.admission = Admission(runner.model, scheduler)
         self._pages = Pages(scheduler.kv)
         if scheduler.embeddings is not None:
             scheduler.embeddings.evicted = []
@@ -151,12 +148,14 @@ class Engine:
         """Queues a request, or says why it cannot be served."""
         arrival = self._arrival(submit, now)
         try:
-            sequence = self._sequence(submit)
+            sequence = self.admission.sequence(submit)
         except ValueError as error:
             return Failed(submit.id, str(error), invalid=True)
         request = sequence.request
         request.id = self.log.arrived(request, arrival)
-        refusal = self._refusal(submit, request)
+        refusal = self.admission.refusal(request)
+        if submit.id in self._requests:
+            refusal = f"a request with id {submit.id} is under way"
         if refusal is not None:
             request.status = Status.REJECTED
             self.log.refused(request, arrival)
@@ -174,60 +173,6 @@ class Engine:
             return now
         sent = self.clock.at(submit.sent) if submit.sent else now
         return min(max(sent, self._begun + TICK), now - TICK)
-
-    def _sequence(self, submit: Submit) -> Sequence:
-        """The request as the engine sees it.
-
-        Raises:
-            ValueError: it makes no sense.
-        """
-        if not submit.tokens:
-            raise ValueError("the prompt is empty")
-        if submit.sampling.max_tokens < 1:
-            raise ValueError("max_tokens is less than 1")
-        vocabulary = self.runner.model.vocab_size
-        if not 0 <= min(submit.tokens) <= max(submit.tokens) < vocabulary:
-            raise ValueError(f"a token of the prompt is outside the model's vocabulary of {vocabulary}")
-        spans = image_spans(submit.tokens, submit.images, self.runner.model.image_token_id)
-        hashes: tuple[int, ...] = ()
-        if self.scheduler.kv.prefix_cache:
-            hashes = block_hashes(submit.tokens, submit.images, spans, self.scheduler.kv.block_size)
-        request = Request(
-            0,
-            len(submit.tokens),
-            submit.sampling.max_tokens,
-            policy_images(submit.images),
-            hashes,
-            phase=ENCODE if submit.images else PREFILL,
-        )
-        seed = submit.sampling.seed
-        generator = None if seed is None else torch.Generator().manual_seed(seed)
-        return Sequence(
-            submit.id,
-            request,
-            list(submit.tokens),
-            submit.sampling,
-            submit.images,
-            spans,
-            generator=generator,
-        )
-
-    def _refusal(self, submit: Submit, request: Request) -> str | None:
-        """Why the request can never be served here; None if it can."""
-        if submit.id in self._requests:
-            return f"a request with id {submit.id} is under way"
-        if request.longest_context > self.max_context:
-            return (
-                f"{request.prompt_tokens} prompt tokens and {request.output_tokens} output tokens "
-                f"do not fit a context of {self.max_context}"
-            )
-        if request.images:
-            embeddings = self.scheduler.embeddings
-            if embeddings is None:
-                return "the model takes no images"
-            if not embeddings.fits(request):
-                return f"{request.image_tokens} image tokens do not fit the embedding cache"
-        return None
 
     def _begin(self, now: float) -> None:
         """Forms the next batch, and gives its requests their places."""

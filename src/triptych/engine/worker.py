@@ -79,7 +79,7 @@ def work(
     engine = instance.engine
     compute = engine.compute if tracer is None else tracer.compute
     scheduler = engine.scheduler
-    ready = Ready(os.getpid(), engine.max_context, scheduler.kv.blocks, scheduler.kv.block_size)
+    ready = Ready(os.getpid(), engine.admission.max_context, scheduler.kv.blocks, scheduler.kv.block_size)
     send(encode(ready))
     while not inbox.closed:
         was_busy = engine.busy
