@@ -1,27 +1,40 @@
-"""The processes that a benchmark sets against each other: one that fails is told of, and the others go on."""
+"""The processes that a benchmark sets against each other.
+
+One that fails, or does not answer in a time that follows from its work, is told of, and the others go on.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
+from threading import Timer
 from types import TracebackType
 from typing import Any, Self
 
 CONTESTANTS = Path(__file__).resolve().parent / "contestants"
 _LAST_LINES = 8
 """Of what a contestant said before it died."""
+_START_SECONDS = 900.0
+"""To load a model; some convert and compile it first."""
+_GRACE = 60.0
+_SLOWEST = 20.0
+"""Tokens/s, those of prompts counted too. Whoever is slower, beyond a grace in seconds, hangs: Hugging Face's
+`generate` does several hundred with OPT-125M on two cores."""
 _PAUSE = 0.3
 """Seconds after a run: threads that wait for more work spin for a while, and would disturb the next."""
 
 
 class ContestantError(Exception):
-    """A contestant has died, or did not do what it was asked for."""
+    """A contestant has died, hangs, or did not do what it was asked for. Its first line says it in short."""
 
 
 class Contestant:
@@ -34,10 +47,12 @@ class Contestant:
         threads: that it may compute with.
 
     Raises:
-        ContestantError: it does not start.
+        ContestantError: it does not start, or is not ready in time.
     """
 
     def __init__(self, script: str, python: str, arguments: list[str], threads: int) -> None:
+        self._limit: float | None = None
+        """Seconds that it has not kept."""
         self._said = TemporaryFile("w+", errors="replace")  # noqa: SIM115 - `close` does
         try:
             self._process = subprocess.Popen(
@@ -47,6 +62,7 @@ class Contestant:
                 stderr=self._said,
                 text=True,
                 env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+                start_new_session=True,  # so that it can be ended with all that it has started
             )
         except OSError as error:
             self._said.close()
@@ -54,9 +70,10 @@ class Contestant:
         self.seconds = 0.0
         """Of all its runs."""
         try:
-            if self._read() != "ready":
-                raise ContestantError("said something else than that it is ready")
-        except ContestantError:
+            with self._bounded(_START_SECONDS):
+                if self._read() != "ready":
+                    raise ContestantError("said something else than that it is ready")
+        except BaseException:
             self.close()
             raise
 
@@ -64,14 +81,15 @@ class Contestant:
         """One run; the answer of `contestants/common.py`.
 
         Raises:
-            ContestantError: there is none, or it is incomplete.
+            ContestantError: there is none in time, or it is incomplete.
         """
         assert self._process.stdin is not None
-        try:
-            print(json.dumps(job), file=self._process.stdin, flush=True)
-        except OSError:
-            raise ContestantError(self._last_words()) from None
-        answer: dict[str, Any] = json.loads(self._read())
+        with self._bounded(limit(job)):
+            try:
+                print(json.dumps(job), file=self._process.stdin, flush=True)
+            except OSError:
+                raise ContestantError(self._last_words()) from None
+            answer: dict[str, Any] = json.loads(self._read())
         self.seconds += max(answer["last"])
         if answer["tokens"] != [job["output"]] * len(job["prompts"]):
             raise ContestantError(f"gave other than {job['output']} tokens for a prompt")
@@ -79,10 +97,29 @@ class Contestant:
         return answer
 
     def close(self) -> None:
-        """Ends the process."""
-        self._process.kill()
+        """Ends the process, and all that it has started."""
+        self._kill()
         self._process.communicate()
         self._said.close()
+
+    @contextmanager
+    def _bounded(self, seconds: float) -> Iterator[None]:
+        """Ends the process if what is done meanwhile takes longer."""
+
+        def end() -> None:
+            self._limit = seconds
+            self._kill()
+
+        timer = Timer(seconds, end)
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _kill(self) -> None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
 
     def _read(self) -> str:
         assert self._process.stdout is not None
@@ -93,9 +130,16 @@ class Contestant:
 
     def _last_words(self) -> str:
         code = self._process.wait()
+        how = f"ended with exit code {code}" if self._limit is None else f"no answer in {self._limit:.0f} s"
         self._said.seek(0)
         lines = [line.rstrip() for line in self._said if line.strip()]
-        return "\n    ".join([f"ended with exit code {code}; it said last:", *lines[-_LAST_LINES:]])
+        return "\n    ".join([how, *(["it said last:"] if lines else []), *lines[-_LAST_LINES:]])
+
+
+def limit(job: dict[str, Any]) -> float:
+    """Seconds that a job may take, which only who hangs needs."""
+    tokens = sum(map(len, job["prompts"])) + job["output"] * len(job["prompts"])
+    return float(_GRACE + max(job["arrivals"]) + tokens / _SLOWEST)
 
 
 class Contest:
@@ -118,7 +162,8 @@ class Contest:
         threads: int,
     ) -> None:
         self.names = tuple(entrants)
-        self.failed: set[str] = set()
+        self.failed: dict[str, str] = {}
+        """Who is out of it, and why in short."""
         self._contestants: dict[str, Contestant] = {}
         arguments = ["--model", str(model), "--dtype", dtype]
         arguments += ["--chunk", str(options.chunk), "--device", options.device]
@@ -127,6 +172,9 @@ class Contest:
                 self._contestants[name] = Contestant(script, python, arguments, threads)
             except ContestantError as error:
                 self._tell(name, error)
+            except BaseException:
+                self._close()
+                raise
 
     def __enter__(self) -> Self:
         return self
@@ -134,8 +182,7 @@ class Contest:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for contestant in self._contestants.values():
-            contestant.close()
+        self._close()
 
     def seconds(self, name: str) -> float:
         """Of all runs of a contestant."""
@@ -154,6 +201,10 @@ class Contest:
             self._tell(name, error)
             return None
 
+    def _close(self) -> None:
+        for contestant in self._contestants.values():
+            contestant.close()
+
     def _tell(self, name: str, error: ContestantError) -> None:
-        self.failed.add(name)
+        self.failed[name] = str(error).split("\n", 1)[0]
         print(f"engine: {name} is out of it, its figures are null: {error}", file=sys.stderr, flush=True)

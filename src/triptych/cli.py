@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
 from importlib.util import find_spec
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -109,7 +111,12 @@ def bench(
     warmup: Annotated[int, typer.Option(help="Requests that are sent before and not counted.")] = 0,
     rate: Annotated[
         float | None,
-        typer.Option("--sweep", metavar="RATE", help="Find the highest rate kept up with, from this on."),
+        typer.Option(
+            "--sweep",
+            metavar="RATE",
+            callback=_finite,
+            help="Find the highest rate kept up with, from this on.",
+        ),
     ] = None,
     api: Annotated[
         Api | None, typer.Option(help="Which API; chat by default if the workload has images.")
@@ -138,6 +145,9 @@ def bench(
         retries=retries,
         api_key=api_key,
     )
+    for bound in slo or []:
+        if "=" not in bound:
+            raise SpecError("--slo", f"{bound!r} is no bound; write it like ttft.p99=1 s")
     overrides = [*(override or []), *(f"slo.{bound}" for bound in slo or [])]
     if rate is None:
         finished = bench_and_report(workload, server, overrides, out=out, warmup=warmup)
@@ -153,18 +163,23 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any that is free.")] = 8000,
     model_name: Annotated[
-        str | None, typer.Option(metavar="ALIAS", help="Another name for the model.")
+        str | None, typer.Option(metavar="ALIAS", callback=_said, help="Another name for the model.")
     ] = None,
     max_queue: Annotated[
         int, typer.Option(min=1, help="Answers that may wait for their first token.")
     ] = 1024,
-    max_body_mb: Annotated[float, typer.Option(min=0.001, help="Size of a request.")] = 64.0,
+    max_body_mb: Annotated[
+        float, typer.Option(min=0.001, callback=_finite, help="Size of a request.")
+    ] = 64.0,
     request_timeout: Annotated[
-        float, typer.Option(min=0.001, metavar="SECONDS", help="From a request to the end of its answer.")
+        float,
+        typer.Option(
+            min=0.001, metavar="SECONDS", callback=_finite, help="From a request to the end of its answer."
+        ),
     ] = 600.0,
     allow_image_url: Annotated[
         list[str] | None,
-        typer.Option(metavar="HOST", help="Fetch images from this host. May be given again."),
+        typer.Option(metavar="HOST", callback=_said, help="Fetch images from this host. May be given again."),
     ] = None,
     record: Annotated[Path | None, typer.Option(help="Folder for the run record.")] = None,
     profile_batches: Annotated[
@@ -206,11 +221,15 @@ def validate(
     ),
     repeats: Annotated[int, typer.Option(min=1, help="Times that the workload is measured.")] = 3,
     load: Annotated[
-        str | None, typer.Option(metavar="SHARES", help="Shares of the capacity, such as 0.5,0.85.")
+        str | None, typer.Option(metavar="SHARES", help="Shares of the capacity, up to 1, such as 0.5,0.85.")
     ] = None,
     within: Annotated[
         float | None,
-        typer.Option(metavar="PERCENT", help="Exit code 1 if a mean or P90 of a latency is off by more."),
+        typer.Option(
+            metavar="PERCENT",
+            callback=_finite,
+            help="Exit code 1 if a mean or P90 of a latency is off by more.",
+        ),
     ] = None,
     measure: Annotated[
         bool, typer.Option(help="Measure operators first, once, where no profile of them is known.")
@@ -271,10 +290,10 @@ def _profile(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     tp: Annotated[str, typer.Option(metavar="DEGREES", help="Tensor parallelism, such as 1,2,4,8.")] = "1",
     precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "bf16",
-    out: Annotated[Path, typer.Option(help="Folder for the profile.")] = Path("profile"),
+    out: Annotated[Path, typer.Option(callback=_place, help="Folder for the profile.")] = Path("profile"),
     quick: Annotated[bool, typer.Option("--quick", help="A coarse grid of sizes.")] = False,
     minutes: Annotated[
-        float | None, typer.Option(min=0.1, help="Nothing new is begun after so long.")
+        float | None, typer.Option(min=0.1, callback=_finite, help="Nothing new is begun after so long.")
     ] = None,
     collectives: Annotated[
         str | None,
@@ -345,11 +364,33 @@ def devices() -> None:
 
 
 def _degrees(option: str, text: str) -> list[int]:
-    """Whole numbers above 0, divided by commas."""
+    """Different whole numbers above 0, divided by commas."""
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdigit() and int(part) for part in parts):
-        raise SpecError(option, f"{text!r} must be whole numbers from 1, such as 1,2,4")
+    if not all(part.isdecimal() and int(part) for part in parts) or len(set(parts)) < len(parts):
+        raise SpecError(option, f"{text!r} must be different whole numbers from 1, such as 1,2,4")
     return [int(part) for part in parts]
+
+
+def _said(value: Any) -> Any:
+    """Refuses a name of nothing."""
+    if value is not None and not all(name.strip() for name in ([value] if isinstance(value, str) else value)):
+        raise typer.BadParameter("is empty; give a name, or leave it out")
+    return value
+
+
+def _place(folder: Path) -> Path:
+    """Refuses where no folder can be."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise typer.BadParameter(f"{there} is no folder that can be written to; name another")
+    return folder
+
+
+def _finite(value: float | None) -> float | None:
+    """Refuses what a lower bound lets through."""
+    if value is not None and not isfinite(value):
+        raise typer.BadParameter(f"{value:g} is no number to count with")
+    return value
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from triptych.spec.calibration import Calibration
 from triptych.spec.deployment import Deployment, Pool
 from triptych.spec.device import Device, Node
 from triptych.spec.model import Model
+from triptych.spec.paths import everywhere, existing, not_found
 
 RELATIVES = "relatives"
 """As a pool's profile: efficiencies of what was measured on devices of the same architecture."""
@@ -128,6 +129,36 @@ def plan_pools(deployment: Deployment, file: str | Path | None = None) -> list[P
     return plans
 
 
+def rooted(deployment: Deployment, file: str | Path | None = None) -> Deployment:
+    """With the files that it names under paths that are true from anywhere, as copies of it need them.
+
+    Args:
+        deployment: as it was declared.
+        file: where; None: in no file.
+    """
+
+    def path(name: str, found: Path | None) -> str:
+        return name if found is None else everywhere(found)
+
+    pools = {}
+    for key, pool in deployment.pools.items():
+        update: dict[str, object] = {"device": path(pool.device, catalog.device_path(pool.device, file))}
+        if pool.node is not None:
+            update["node"] = path(pool.node, catalog.node_path(pool.node, file))
+        if pool.profile and RELATIVES not in pool.profile:
+            from triptych.profiles.library import path_of  # as in `_measured`
+
+            update["profile"] = tuple(path(name, path_of(name, file)) for name in pool.profile)
+        pools[key] = pool.model_copy(update=update)
+    shape = deployment.model.removeprefix(catalog.RANDOM)
+    prefix = deployment.model.removesuffix(shape)
+    model = prefix + path(shape, catalog.model_path(shape, file))
+    calibration = deployment.calibration
+    if calibration is not None:
+        calibration = path(calibration, existing(calibration, file))
+    return deployment.model_copy(update={"pools": pools, "model": model, "calibration": calibration})
+
+
 def profile_names(plans: Iterable[PoolPlan]) -> tuple[str, ...]:
     """Of the profiles that pools name, wherever they lie."""
     named = {name for plan in plans for name in plan.pool.profile}
@@ -151,14 +182,13 @@ def check_calibration(plans: Sequence[PoolPlan], file: str | Path | None = None)
 
 
 def _calibration(deployment: Deployment, file: str | Path | None) -> Calibration | None:
-    """That of a deployment, from the working directory or from the deployment's own."""
     if deployment.calibration is None:
         return None
-    path = Path(deployment.calibration)
-    beside = path if file is None else Path(file).parent / path
-    if not path.exists() and not beside.exists():
-        raise SpecError("calibration", f"{path}: no such file", file=file)
-    return Calibration.load(path if path.exists() else beside)
+    path = existing(deployment.calibration, file)
+    if path is None:
+        problem = f"{deployment.calibration}: {not_found(deployment.calibration, file)}"
+        raise SpecError("calibration", problem, file=file)
+    return Calibration.load(path)
 
 
 def _related(device: Device, pool: Pool, field: str, file: str | Path | None) -> Device:

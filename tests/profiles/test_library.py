@@ -53,8 +53,15 @@ def test_a_file_is_found_from_the_working_directory_and_beside_the_deployment(tm
     write_profile(small(), tmp_path / "there/mine.parquet")
     assert len(load_profile("../there/mine.parquet")) == 2
     assert len(load_profile("mine.parquet", file=tmp_path / "there/deployment.yaml")) == 2
-    with pytest.raises(SpecError, match=r"^pools\.a\.profile: mine\.parquet: no such file or folder$"):
+    with pytest.raises(SpecError, match=r"^pools\.a\.profile: mine\.parquet: no such file or folder in /"):
         load_profile("mine.parquet", "pools.a.profile")
+
+
+def test_a_file_beside_the_deployment_comes_before_one_in_the_working_directory(tmp_path: Path) -> None:
+    write_profile(small("here"), tmp_path / "here/mine.parquet")
+    write_profile(small("there"), tmp_path / "there/mine.parquet")
+    assert load_profile("mine.parquet", file=tmp_path / "there/deployment.yaml").info.name == "there"
+    assert load_profile("mine.parquet").info.name == "here"
 
 
 def splitwise(path: Path) -> Path:
@@ -157,7 +164,7 @@ def test_the_list_says_what_there_is() -> None:
     kernels = small("kernels-of-any-model-that-were-measured-somewhere", model="")
     lines = printed(80, [small(), kernels], ["aiconfigurator-h100_sxm-vllm-0.24.0"])
     assert lines[0] == "kernels-of-any-model-that-were-measured-somewhere"
-    assert lines[2] == "  any model"
+    assert lines[2] == "  for any model: head, qkv"
     assert lines[4:8] == ["mine", "  CPU  TP 1  2 operators  2 rows  2026-11-21", "  opt-125m", "  a test"]
     assert lines[-1] == "  aiconfigurator-h100_sxm-vllm-0.24.0"
     assert not any("…" in line for line in lines)

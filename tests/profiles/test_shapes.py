@@ -92,6 +92,14 @@ def test_what_is_no_time_is_refused_by_row(wrong: float, says: str, tmp_path: Pa
         read_profile(path)
 
 
+def test_a_launch_of_no_prompt_is_refused_by_row(tmp_path: Path) -> None:
+    path, broken = tmp_path / "mine.parquet", profile()
+    broken.columns["prompts"][1] = 0
+    write_profile(broken, path)
+    with pytest.raises(SpecError, match=r"mine\.parquet: prompts, row 1: 0 is no number of prompts; mend"):
+        read_profile(path)
+
+
 def test_a_column_that_is_missing_is_named(tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 

@@ -59,6 +59,23 @@ def test_markers_are_what_the_legend_says_they_are() -> None:
     assert {axes.lines[0].get_marker() for axes in figure.axes[:3]} == {shown.get_marker()}
 
 
+@pytest.mark.parametrize(("given", "shown"), [((), "Predicted against measured"), (("a\nb",), "a\nb")])
+def test_it_has_a_title_above_all_axes(given: tuple[str, ...], shown: str) -> None:
+    figure = draw([comparison(30)], *given)
+    figure.canvas.draw()
+    title = figure.legends[0].get_title()
+    assert title.get_text() == shown
+    assert title.get_window_extent().y0 > max(axes.get_window_extent().y1 for axes in figure.axes)
+
+
+@pytest.mark.parametrize("load", [False, True])
+def test_no_legend_lies_over_an_axis(load: bool) -> None:
+    figure = draw([comparison(30)], "a model on a device\nload 0.5" if load else "a model on a device")
+    figure.canvas.draw()
+    for legend in figure.legends:
+        assert not any(legend.get_window_extent().overlaps(axes.get_window_extent()) for axes in figure.axes)
+
+
 @pytest.mark.parametrize("count", [0, 1, 5000])
 def test_it_is_written_as_pdf_and_png(count: int, tmp_path: Path) -> None:
     files = save(draw([comparison(count)], "a title"), tmp_path / "load-0.5.png")

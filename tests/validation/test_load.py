@@ -14,9 +14,12 @@ from triptych.workload import Requests
 def test_loads_are_a_list() -> None:
     assert parse_loads("0.5,0.85") == (0.5, 0.85)
     assert parse_loads("1") == (1.0,)
+    assert parse_loads(" 0.5 , 0.85") == (0.5, 0.85)
 
 
-@pytest.mark.parametrize("text", ["", "half", "0.5,", "0", "-0.5", "0.5,0.5", "nan", "inf"])
+@pytest.mark.parametrize(
+    "text", ["", "half", "0.5,", "0", "-0.5", "0.5,0.5", "0.5,0.5000000001", "1.5", "0.5,1.01", "nan", "inf"]
+)
 def test_what_is_no_list_of_shares_is_refused(text: str) -> None:
     with pytest.raises(SpecError, match=r"--load: .*write it like 0\.5,0\.85"):
         parse_loads(text)

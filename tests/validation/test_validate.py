@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,13 +18,14 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from triptych import simulate
+from triptych import catalog, simulate
 from triptych.plan import PoolPlan, plan_pools
 from triptych.record import read_run
 from triptych.spec.base import SpecError
 from triptych.spec.calibration import Calibration
 from triptych.spec.deployment import Deployment
-from triptych.validation import server
+from triptych.spec.workload import WorkloadSpec
+from triptych.validation import console, profiling, server
 from triptych.validation.api import validate
 from triptych.validation.console import validate_and_report
 from triptych.validation.files import COMPARISON_COLUMNS
@@ -32,6 +34,8 @@ from triptych.validation.watch import GoOn
 
 FAKE = Path(__file__).with_name("fake_serve.py")
 REQUESTS = 12
+PROFILE = "cpu-opt-125m-fp32"
+"""That is shipped."""
 MANY = 10_000
 """Requests that nobody waits for."""
 
@@ -39,6 +43,7 @@ MANY = 10_000
 @pytest.fixture(autouse=True)
 def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "COMMAND", (str(FAKE),))
+    monkeypatch.setattr(profiling, "is_this", lambda clocks: False)  # whatever is in the library
 
 
 @pytest.fixture
@@ -178,6 +183,24 @@ class TestLoad:
 
 
 class TestProfile:
+    def test_a_model_beside_the_deployment_is_found_from_the_records_too(
+        self, deployment: Path, workload: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Also where the validation is run from another folder, and its records are read from a third."""
+        shape = Path(catalog.__file__).parent / "data/models/opt-125m.json"
+        (tmp_path / "mine.json").write_text(shape.read_text(encoding="utf-8"), encoding="utf-8")
+        for folder in ("here", "there"):
+            (tmp_path / folder).mkdir()
+        monkeypatch.chdir(tmp_path / "here")
+        own = ("model=random:mine.json",)
+        validate(deployment, workload, "out", repeats=1, overrides=own)
+        monkeypatch.chdir(tmp_path / "there")
+        for copy in ("out/deployment.yaml", "out/predicted-1/deployment.yaml"):
+            file = tmp_path / "here" / copy
+            assert Deployment.load(file).model == f"random:{tmp_path / 'mine.json'}"
+            (plan,) = plan_pools(Deployment.load(file), file)
+            assert plan.model.name == "mine"
+
     def test_predictions_rest_on_the_deployment_that_is_given_back(
         self, deployment: Path, workload: Path, tmp_path: Path
     ) -> None:
@@ -257,6 +280,31 @@ class TestPrinted:
         assert (tmp_path / "out" / "comparison.pdf").is_file()
         assert (tmp_path / "out" / "comparison.png").is_file()
 
+    @pytest.mark.parametrize(
+        ("load", "how"),
+        [
+            (None, "12 requests x 2 repetitions"),
+            ("0.5", "load 0.5 (... requests/s), 12 requests x 2 repetitions"),
+        ],
+    )
+    def test_the_figure_says_what_it_is_of(
+        self,
+        load: str | None,
+        how: str,
+        deployment: Path,
+        workload: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        titles: list[str] = []
+        monkeypatch.setattr(console, "draw", lambda comparisons, title: titles.append(title))
+        monkeypatch.setattr(console, "save", lambda figure, path: [path])
+        self.report(deployment, workload, tmp_path / "out", load=load)
+        (title,) = titles
+        what, below = title.split("\n")
+        assert what == "opt-125m on CPU, sarathi"
+        assert re.fullmatch(re.escape(how).replace(re.escape("..."), ".+"), below)
+
     def test_a_bound_on_errors_decides_the_exit_code(
         self, deployment: Path, workload: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -317,6 +365,7 @@ class TestFaults:
     ) -> None:
         for wrong, said in (
             ({"repeats": 0}, "--repeats: must be 1 or more"),
+            ({"loads": (0.5, 1.5)}, "--load: '0.5,1.5' must be different shares of the capacity"),
             ({"overrides": ("pools.all.device=Nvidia",)}, "pools.all.device: 'Nvidia' is no known device"),
             ({"overrides": ("workload.arrivals.rat=3",)}, "arrivals.rat: no such field"),
             ({"overrides": ("workload.arrivals.rate.x=3",)}, "--set workload.arrivals.rate.x=3: "),
@@ -356,6 +405,27 @@ class TestInterrupts:
             what, []
         )
         assert described(tmp_path / "out")["complete"] is False
+
+    def test_what_is_left_says_what_predictions_would_have_rested_on(
+        self, deployment: Path, workload: Path, tmp_path: Path
+    ) -> None:
+        """So that it can be calibrated with, also in the place of an earlier validation."""
+        out = tmp_path / "out"
+        validate(deployment, workload, out, repeats=1)
+
+        def ensure(declared: Deployment, go_on: GoOn) -> Deployment:
+            pool = declared.pools["all"].model_copy(update={"profile": (PROFILE,)})
+            return declared.model_copy(update={"pools": {"all": pool}})
+
+        def progress(step: str, ended: int, total: int, seconds: float) -> bool:
+            return step != "measuring, 2"
+
+        fp32 = ("pools.all.precision={weights: fp32, kv: fp32, compute: fp32}", "workload.requests=7")
+        with pytest.raises(Interrupted):
+            validate(deployment, workload, out, overrides=fp32, ensure_profile=ensure, progress=progress)
+        assert Deployment.load(out / "deployment.yaml").pools["all"].profile == (PROFILE,)
+        assert WorkloadSpec.load(out / "workload.yaml").requests == 7
+        assert not (out / "comparison.json").exists()
 
     @pytest.mark.parametrize(
         ("number", "times"), [(signal.SIGINT, 1), (signal.SIGTERM, 1), (signal.SIGINT, 2)]

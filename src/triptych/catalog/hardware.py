@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from triptych.catalog.lookup import DATA, find
+from triptych.catalog.lookup import DATA, find, path_of
 from triptych.spec.device import Device, Node
 
 
@@ -14,8 +14,9 @@ def device(name: str, file: str | Path | None = None, *, field: str = "device") 
     """A device of the catalogue, or of a YAML file with the fields of `Device`.
 
     Args:
-        name: a catalogue name, in any case, or a path from the working directory.
-        file: the file in which the name was written, for errors.
+        name: a catalogue name, in any case, or a path.
+        file: the file in which the name was written, for errors; a relative path counts from its folder, or
+            else from the working directory.
         field: where in it, for errors.
 
     Raises:
@@ -29,8 +30,9 @@ def node(name: str, file: str | Path | None = None, *, field: str = "node") -> N
     """A node of the catalogue, or of a YAML file with the fields of `Node`.
 
     Args:
-        name: a catalogue name, in any case, or a path from the working directory.
-        file: the file in which the name was written, for errors.
+        name: a catalogue name, in any case, or a path.
+        file: the file in which the name was written, for errors; a relative path counts from its folder, or
+            else from the working directory.
         field: where in it, for errors.
 
     Raises:
@@ -38,6 +40,16 @@ def node(name: str, file: str | Path | None = None, *, field: str = "node") -> N
     """
     found = find(name, _entries("nodes"), kind="node", field=field, file=file)
     return Node.load(found) if isinstance(found, Path) else _node(found)
+
+
+def device_path(name: str, file: str | Path | None = None) -> Path | None:
+    """The file that a device is named by; None: it is a catalogue name, or stands for nothing."""
+    return path_of(name, _entries("devices"), file)
+
+
+def node_path(name: str, file: str | Path | None = None) -> Path | None:
+    """The file that a node is named by; None: it is a catalogue name, or stands for nothing."""
+    return path_of(name, _entries("nodes"), file)
 
 
 def device_names() -> tuple[str, ...]:

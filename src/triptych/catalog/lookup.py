@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from triptych.spec.base import SpecError
+from triptych.spec.paths import existing, not_found
 
 DATA = Path(__file__).parent / "data"
 
@@ -30,7 +31,7 @@ def find(
         entries: names and aliases in lower case -> the entry's name.
         kind: what the catalogue holds, for errors.
         field: where the name was written, for errors.
-        file: the file in which it was written, for errors.
+        file: the file in which it was written, for errors, and where a relative path counts from.
 
     Raises:
         SpecError: it is neither an entry nor an existing path.
@@ -38,14 +39,17 @@ def find(
     entry = entries.get(name.strip().lower())
     if entry is not None:
         return entry
-    path = Path(name)
-    if name.strip() and path.exists():
+    path = existing(name, file)
+    if path is not None:
         return path
-    if path.suffix.lower() in _FILE_SUFFIXES:
-        raise SpecError(field, f"{name}: no such file", file=file)
-    if _is_path(name):
-        raise SpecError(field, f"there is no file or folder {name}; mend the path", file=file)
+    if Path(name).suffix.lower() in _FILE_SUFFIXES or _is_path(name):
+        raise SpecError(field, f"{name}: {not_found(name, file)}", file=file)
     raise SpecError(field, f"{name!r} is no known {kind}; {_mend(name, entries)}", file=file)
+
+
+def path_of(name: str, entries: Mapping[str, str], file: str | Path | None) -> Path | None:
+    """The path that `find` would give; None: the name means an entry, or nothing."""
+    return None if name.strip().lower() in entries else existing(name, file)
 
 
 def _is_path(name: str) -> bool:

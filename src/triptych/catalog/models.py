@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from triptych.catalog.lookup import DATA, find
+from triptych.catalog.lookup import DATA, find, path_of
 from triptych.spec.hf_config import model_from_config, model_from_path, read_json
 from triptych.spec.model import Model
 
@@ -23,8 +23,9 @@ def model(name: str, file: str | Path | None = None, *, field: str = "model") ->
     they may differ from the listed model in `max_context` alone.
 
     Args:
-        name: a catalogue name, or a path from the working directory; after `random:` as without.
-        file: the file in which the name was written, for errors.
+        name: a catalogue name or a path; after `random:` as without.
+        file: the file in which the name was written, for errors; a relative path counts from its folder, or
+            else from the working directory.
         field: where in it, for errors.
 
     Raises:
@@ -40,7 +41,7 @@ def config(name: str, *, field: str = "model", file: str | Path | None = None) -
     Args:
         name: a catalogue name, a `config.json`, or the folder that holds one.
         field: where the name was written, for errors.
-        file: likewise.
+        file: as of `model`.
 
     Raises:
         SpecError: there is none, or it cannot be read.
@@ -49,6 +50,16 @@ def config(name: str, *, field: str = "model", file: str | Path | None = None) -
     if isinstance(found, Path):
         return read_json(found / "config.json" if found.is_dir() else found)
     return read_json(DATA / "models" / f"{found}.json")
+
+
+def model_path(name: str, file: str | Path | None = None) -> Path | None:
+    """The file or folder that a name stands for; None: it is a catalogue name, or stands for nothing.
+
+    Args:
+        name: as of `model`.
+        file: likewise.
+    """
+    return path_of(name.removeprefix(RANDOM), _entries(), file)
 
 
 def model_names() -> tuple[str, ...]:

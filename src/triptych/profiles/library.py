@@ -23,6 +23,7 @@ from triptych.profiles.shapes import check_shape_of
 from triptych.profiles.table import Profile
 from triptych.spec.base import SpecError, did_you_mean
 from triptych.spec.model import Model
+from triptych.spec.paths import existing, not_found
 
 FOLDER = "TRIPTYCH_PROFILES"
 """Environment variable: where the user's profiles are; ~/.cache/triptych/profiles if it is not set."""
@@ -58,8 +59,8 @@ def load_profile(
 
     Args:
         name: what `triptych profile list` shows; a name of an installed `aiconfigurator-core`
-            (`aiconfigurator-h100_sxm-vllm-0.24.0`); or a path, from the working directory or from where
-            `file` is.
+            (`aiconfigurator-h100_sxm-vllm-0.24.0`); or a path, from the folder of `file` or else from the
+            working directory.
         field: where the name was written, for errors.
         file: the file in which it was written, for errors and paths.
         model: of the deployment: profiles that tell a shape are held to its own, and rows of foreign files
@@ -75,14 +76,14 @@ def load_profile(
     known = {entry.lower(): path for entry, path in named.items()}
     if wanted.lower() in known:
         return _of_model(_own(known[wanted.lower()]), known[wanted.lower()], model)
-    path = _path(wanted, file)
+    path = existing(wanted, file)
     if path is not None:
         return _read(path, field, file, model, device)
     installed = installed_aiconfigurator()
     if wanted in installed:
         return read_installed(wanted)
     if os.sep in wanted or Path(wanted).suffix in (".parquet", ".csv"):
-        raise SpecError(field, f"{wanted}: no such file or folder", file=file)
+        raise SpecError(field, f"{wanted}: {not_found(wanted, file)}", file=file)
     near = did_you_mean(wanted, [*named, *installed])
     mend = near or "use a name that `triptych profile list` shows, a file or a folder"
     raise SpecError(field, f"{wanted!r} is no known profile; {mend}", file=file)
@@ -92,21 +93,14 @@ def files_of(name: str | Path, file: str | Path | None = None) -> tuple[Path, ..
     """The files and folders that `load_profile` would read; none if there is no such profile."""
     wanted = str(name).strip()
     known = {entry.lower(): path for entry, path in _named().items()}
-    path = known.get(wanted.lower()) or _path(wanted, file)
+    path = known.get(wanted.lower()) or existing(wanted, file)
     return installed_aiconfigurator().get(wanted, ()) if path is None else (path,)
 
 
 def path_of(name: str, file: str | Path | None = None) -> Path | None:
     """The file or folder that a profile is named by; None if the library knows the name, or nobody does."""
     wanted = name.strip()
-    return None if wanted.lower() in map(str.lower, _named()) else _path(wanted, file)
-
-
-def _path(name: str, file: str | Path | None) -> Path | None:
-    """What exists under this name, from the working directory or from the folder of the file."""
-    folders = [Path(), *([Path(file).parent] if file is not None else [])]
-    paths = [folder / Path(name).expanduser() for folder in folders] if name else []
-    return next((path for path in paths if path.exists()), None)
+    return None if wanted.lower() in map(str.lower, _named()) else existing(wanted, file)
 
 
 def _named() -> dict[str, Path]:

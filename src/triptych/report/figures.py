@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
+_TITLE = "Predicted against measured"
 _STYLE = ["science", "no-latex", "bright"]
 _NAMES = {"ttft": "TTFT", "tpot": "TPOT", "e2e": "E2E"}
 _INCHES = (7.2, 4.8)
@@ -46,8 +47,12 @@ _DENSE = 2000
 """Requests from which on markers are small and faint."""
 
 
-def draw(comparisons: Sequence[Comparison], title: str = "") -> Figure:
+def draw(comparisons: Sequence[Comparison], title: str = _TITLE) -> Figure:
     """The figure of one experiment, with the requests of all its repetitions.
+
+    Args:
+        comparisons: one a repetition.
+        title: of one line or several: model, device and load.
 
     Raises:
         ModuleNotFoundError: matplotlib or SciencePlots is not installed.
@@ -73,7 +78,8 @@ def draw(comparisons: Sequence[Comparison], title: str = "") -> Figure:
             _scatter(axes[0, column], label, predicted, measured, colours[0])
             _distributions(axes[1, column], label, predicted, measured, colours[1])
         above, below = (axes[row, 0].get_legend_handles_labels() for row in (0, 1))
-        figure.legend(*above, loc="outside upper center", ncols=3, title=title or None)
+        head = figure.legend(*above, loc="outside upper center", ncols=3, title=title)
+        head.get_title().set(multialignment="center", fontweight="bold")
         figure.legend(*below, loc="outside lower center", ncols=2)
     return figure
 

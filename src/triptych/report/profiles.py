@@ -11,9 +11,6 @@ from triptych.report.table import without_trailing_blanks
 if TYPE_CHECKING:
     from rich.console import Console
 
-_ANY = "any model"
-"""Stands for kernels that any model may use."""
-
 
 def print_profiles(
     profiles: Sequence[Profile], installed: Iterable[str] = (), console: Console | None = None
@@ -42,7 +39,7 @@ def _print(profiles: Sequence[Profile], installed: Iterable[str], console: Conso
         )
         console.print(profile.info.name, style="bold cyan", highlight=False, markup=False)
         _below("  ".join(cells).rstrip(), console)
-        _below(", ".join(name or _ANY for name in profile.models), console)
+        _below(_whose(profile), console)
         _below(profile.info.source, console, style="dim italic")
     if not profiles:
         console.print("No profile is shipped or in the user's folder; `triptych profile` measures one.")
@@ -59,6 +56,15 @@ def _below(text: str, console: Console, style: str = "") -> None:
     from rich.text import Text
 
     console.print(Padding(Text(text, style=style), (0, 0, 0, 2)))
+
+
+def _whose(profile: Profile) -> str:
+    """The models whose operators it has; and the operators that are of no model, and count for any."""
+    parts = [", ".join(name for name in profile.models if name)]
+    shared = sorted(set(profile.of(model="").columns["operator"].tolist()))
+    if shared:
+        parts.append(f"for any model: {', '.join(shared)}")
+    return "; ".join(part for part in parts if part)
 
 
 def _facts(profile: Profile) -> tuple[str, ...]:

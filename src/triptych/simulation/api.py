@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from triptych.plan import PoolPlan, check_calibration, plan_pools
+from triptych.plan import PoolPlan, check_calibration, plan_pools, rooted
 from triptych.record import Run
 from triptych.record.assemble import lane_log, request_columns, spans, transfers
 from triptych.simulation.build import build
@@ -73,6 +73,7 @@ def simulate(
         workload = _load_workload(workload, others)
     plans = plan_pools(deployment, deployment_file)
     check_calibration(plans, deployment_file)
+    deployment = rooted(deployment, deployment_file)
     requests = workload if isinstance(workload, Requests) else generate(workload, file=workload_file)
     try:
         simulator = build(deployment, plans, requests, jump=jump, file=deployment_file)

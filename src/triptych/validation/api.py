@@ -8,8 +8,7 @@ from pathlib import Path
 
 from triptych.bench import bench
 from triptych.engine.servable import only_pool
-from triptych.plan import check_calibration, plan_pools
-from triptych.profiles.library import path_of
+from triptych.plan import PoolPlan, check_calibration, plan_pools, rooted
 from triptych.record import Run, read_run
 from triptych.report.compare import compare
 from triptych.spec.base import SpecError
@@ -21,7 +20,7 @@ from triptych.validation.calibrate import calibrated
 from triptych.validation.calibration_delays import delays
 from triptych.validation.calibration_report import write_calibration
 from triptych.validation.during import during
-from triptych.validation.load import answer_rate, at_rate, check_rate, saturate
+from triptych.validation.load import answer_rate, at_rate, check_loads, check_rate, saturate
 from triptych.validation.notes import machine_notes, run_notes
 from triptych.validation.replay import predict, workload_of
 from triptych.validation.result import Level, Validation
@@ -62,7 +61,8 @@ def validate(
         overrides: `path.to.field=value` set on the deployment; those that begin with `workload.` on the
             workload.
         repeats: times that the workload is measured.
-        loads: shares of the capacity at which it is, each with all repetitions; none: at its own times.
+        loads: shares of the capacity, up to 1, at which it is, each with all repetitions; none: at its own
+            times.
         calibrate: whether predictions rest on a calibration to the closed loop that tells the capacity.
         ensure_profile: is asked before the server is started; None: the deployment is taken as it is.
         progress: called several times a second.
@@ -75,9 +75,10 @@ def validate(
         raise SpecError("--repeats", f"must be 1 or more, not {repeats}")
     if calibrate and not loads:
         raise SpecError("--calibrate", "rests on the run that tells the capacity; add --load")
+    check_loads(loads)
     watch, out = Watch(progress), Path(out)
     own = [text for text in overrides if not text.startswith("workload.")]
-    declared = _rooted(Deployment.load(deployment, own), Path(deployment))
+    declared = rooted(Deployment.load(deployment, own), deployment)
     pools = plan_pools(declared, deployment)
     only_pool(declared, deployment)
     spec = _load_workload(workload, overrides)
@@ -101,6 +102,7 @@ def validate(
         go_on=lambda seconds: loading(0, 0, seconds),
     ) as server:
         files.clear(out)
+        files.write_declared(used, spec, out)
         if loads:
             concurrency = sum(plan.pool.scheduler.max_batch for plan in pools)
             saturated = _saturated(server, spec, len(requests), concurrency, out / files.CAPACITY, watch)
@@ -117,10 +119,15 @@ def validate(
     record = read_run(out / files.SERVER) if calibrate or (out / files.SERVER).is_dir() else None
     if calibrate and saturated is not None and record is not None:
         used = _calibrated(record, saturated, used, out)
+        files.write_declared(used, spec, out)
     levels = tuple(_level(one, used, spec, notes, record, watch) for one in measured)
-    validation = Validation(levels, capacity, concurrency, calibrated=calibrate)
-    files.write_validation(validation, out, used, spec)
+    validation = Validation(_name(pools[0]), levels, capacity, concurrency, calibrated=calibrate)
+    files.write_validation(validation, out)
     return validation
+
+
+def _name(plan: PoolPlan) -> str:
+    return f"{plan.model.name} on {plan.device.name}, {plan.pool.scheduler.policy}"
 
 
 @dataclass(eq=False)
@@ -151,21 +158,6 @@ class _Measured:
             raise SpecError("", f"no request was answered ({why}); what the server said is in {server.log}")
         files.write_measured(run, self.folder / f"{files.MEASURED}{place}")
         self.runs.append(run)
-
-
-def _rooted(deployment: Deployment, file: Path) -> Deployment:
-    """With the files that it names under paths that are true from anywhere, as its records need them."""
-
-    def rooted(name: str) -> str:
-        path = path_of(name, file)
-        return name if path is None else str(path.absolute())
-
-    pools = {
-        name: pool.model_copy(update={"profile": tuple(map(rooted, pool.profile))})
-        for name, pool in deployment.pools.items()
-    }
-    calibration = None if deployment.calibration is None else rooted(deployment.calibration)
-    return deployment.model_copy(update={"pools": pools, "calibration": calibration})
 
 
 def _load_workload(workload: str | Path, overrides: Sequence[str]) -> WorkloadSpec:

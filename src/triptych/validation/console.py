@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from triptych.bench.interrupts import Interrupts
 from triptych.report.figures import draw, save
-from triptych.report.format import number, seconds
+from triptych.report.format import count, number, seconds
 from triptych.spec.base import SpecError
 from triptych.validation import files
 from triptych.validation.api import validate
@@ -82,7 +82,7 @@ def validate_and_report(
     except (Interrupted, KeyboardInterrupt):
         say(Console(stderr=True), f"interrupted; what was measured to the end is in {out}")
         return _INTERRUPTED
-    figures = _draw(found)
+    figures = draw_levels(found)
     print_validation(found, console)
     say(console, f"\nrecords and comparison in {out}")
     say(console, figures)
@@ -100,8 +100,8 @@ def say(console: Console, text: str) -> None:
     console.print(text, soft_wrap=True, **_PLAIN)
 
 
-def _draw(found: Validation) -> str:
-    """Draws the figure of each level; says where they are."""
+def draw_levels(found: Validation) -> str:
+    """Draws the figure of each level; says where they are, or what it takes to draw them."""
     drawn: list[Path] = []
     for level in found.levels:
         try:
@@ -115,9 +115,13 @@ def _draw(found: Validation) -> str:
 
 
 def _title(level: Level, found: Validation) -> str:
-    if level.load is None or found.capacity is None:
-        return ""
-    return f"load {level.load:g} ({number(level.load * found.capacity)} requests/s)"
+    """What was validated; below it at which load, and how often."""
+    sent = count(len(level.measured[0]), "request")
+    times = len(level.measured)
+    how = sent if times == 1 else f"{sent} x {times} repetitions"
+    if level.load is not None and found.capacity is not None:
+        how = f"load {level.load:g} ({number(level.load * found.capacity)} requests/s), {how}"
+    return f"{found.name}\n{how}"
 
 
 @contextmanager

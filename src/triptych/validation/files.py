@@ -1,7 +1,7 @@
 """The folder of a validation.
 
 validation.json     what kind of folder this is; capacity, and for each level its folder and rows
-deployment.yaml, workload.yaml
+deployment.yaml, workload.yaml      what is predicted with, and what was asked for
 server/             the server's own run record, with its batches: all repetitions, warm-ups and probes
 server.log          what it said
 capacity/           run record of the closed loop, with --load
@@ -110,12 +110,14 @@ def write_predicted(run: Run, folder: Path) -> None:
     write_run(run, folder)
 
 
-def write_validation(
-    validation: Validation, out: Path, deployment: Deployment, workload: WorkloadSpec
-) -> None:
-    """All that is not yet there, but for the figure."""
+def write_declared(deployment: Deployment, workload: WorkloadSpec, out: Path) -> None:
+    """What is predicted with, and what was asked for: one that is cut short can be calibrated with it."""
     (out / "deployment.yaml").write_text(deployment.to_yaml(), encoding="utf-8")
     (out / "workload.yaml").write_text(workload.to_yaml(), encoding="utf-8")
+
+
+def write_validation(validation: Validation, out: Path) -> None:
+    """All that is not yet there, but for the figure."""
     levels = []
     for level in validation.levels:
         described = _described(level, out)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -28,11 +28,29 @@ def parse_loads(text: str) -> tuple[float, ...]:
     try:
         loads = tuple(float(part) for part in text.split(","))
     except ValueError:
-        loads = ()
-    if not loads or not all(0 < load < 10 for load in loads) or len(set(loads)) < len(loads):
-        problem = f"{text!r} is no list of different shares of the capacity; write it like 0.5,0.85"
-        raise SpecError("--load", problem)
+        raise _no_shares(text) from None
+    check_loads(loads, text)
     return loads
+
+
+def check_loads(loads: Sequence[float], text: str = "") -> None:
+    """Sees to it that these are shares of the capacity, each above 0, at most 1, and named once.
+
+    Args:
+        loads: the shares.
+        text: as they were written, for errors.
+
+    Raises:
+        SpecError: they are not.
+    """
+    names = {f"{load:g}" for load in loads}  # as their folders are called
+    if not all(0 < load <= 1 for load in loads) or len(names) < len(loads):
+        raise _no_shares(text or ",".join(f"{load:g}" for load in loads))
+
+
+def _no_shares(text: str) -> SpecError:
+    problem = f"{text!r} must be different shares of the capacity, each above 0 and up to 1"
+    return SpecError("--load", f"{problem}; write it like 0.5,0.85")
 
 
 def saturate(

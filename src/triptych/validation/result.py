@@ -48,6 +48,8 @@ class Level:
 class Validation:
     """All levels of one deployment and workload."""
 
+    name: str
+    """Model, device and scheduler, as a title has them."""
     levels: tuple[Level, ...]
     capacity: float | None = None
     """Requests/s that a closed loop was answered at; None: it was not asked for."""

@@ -76,7 +76,7 @@ def _table(level: Level) -> Table:
     before = ""
     for row in level.rows:
         name = _NAMES[row.metric]
-        large = row.error is not None and abs(row.error) > LARGE
+        large = is_large(row)
         table.add_row(
             "" if name == before else f"[bold]{name}[/]",
             "" if row.statistic == RATE else row.statistic.upper() if row.statistic != "mean" else "mean",
@@ -86,6 +86,13 @@ def _table(level: Level) -> Table:
         )
         before = name
     return table
+
+
+def is_large(row: Row) -> bool:
+    """Whether an error is above the bound, and the difference more than the measurement leaves open."""
+    if row.error is None or row.predicted is None or row.measured is None or abs(row.error) <= LARGE:
+        return False
+    return row.interval is None or abs(row.predicted - row.measured) > row.interval
 
 
 def _headed(*names: str, interval: bool = False) -> Table:
@@ -113,9 +120,10 @@ def _values(row: Row, *, interval: bool = False) -> list[str]:
 def _footer(level: Level) -> str:
     repeats = len(level.measured)
     if repeats == 1:
-        said = "Measured once: no interval."
+        said, beyond = "Measured once: no interval.", ""
     else:
         said = f"Means of {repeats} repetitions; +- is the 95% confidence interval of what was measured."
+        beyond = ", and by more than +-"
     halves = []
     for metric in METRICS:
         errors = np.abs(request_errors(level.comparisons, metric))
@@ -123,6 +131,6 @@ def _footer(level: Level) -> str:
             halves.append(f"{_NAMES[metric]} {percent(float(np.median(errors)))}")
     of = count(len(level.measured[0]), "request")
     return (
-        f"{said} {_MARK} more than {LARGE * 100:g}% off.\n"
+        f"{said} {_MARK} more than {LARGE * 100:g}% off{beyond}.\n"
         f"Half of the {of} are off by less than: {', '.join(halves)}."
     )
