@@ -6,7 +6,10 @@ DEV := .venv-dev
 SOURCES := src tests benchmarks examples
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-OUT ?= runs/gpu
+OUT ?= runs/gpu-results
+WHEELS ?= runs/gpu-wheels
+GPU = $(if $(ONLY),--only $(ONLY)) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(RESUME),--resume $(RESUME)) \
+  $(if $(REHEARSE),--rehearse)
 # make demo TRACE=AzureLLMInferenceTrace_conv.csv replays a trace of the Azure Public Dataset 2023.
 TRACE ?=
 ifneq ($(TRACE),)
@@ -14,7 +17,7 @@ REPLAY := --set 'workload.trace={format: azure, path: "$(TRACE)"}' --set 'worklo
   --set 'workload.prompt={kind: trace}' --set 'workload.output={kind: trace}'
 endif
 
-.PHONY: demo test lint format bench gpu clean
+.PHONY: demo test lint format bench gpu gpu-wheels clean
 
 demo: $(VENV)/installed  ## predict a large deployment; then predict, serve and bench a small one on this machine
 	$(BIN)/triptych simulate examples/deployments/epd.yaml examples/workloads/vision-chat.yaml \
@@ -37,8 +40,11 @@ format: $(DEV)/installed
 bench: $(VENV)/installed  ## how fast the simulator is
 	$(BIN)/python benchmarks/simulator.py
 
-gpu:  ## engine tests and speed on the CUDA device at hand, in the environment at hand: make gpu OUT=dir
-	$(PYTHON) benchmarks/gpu.py --out $(OUT)
+gpu:  ## tests, speed, profiles, validation on the CUDA device at hand, by the Python at hand: docs/profiling.md
+	$(PYTHON) benchmarks/gpu.py --out $(OUT) --wheels $(WHEELS) $(GPU)
+
+gpu-wheels:  ## packages for `make gpu` on a machine that reaches no index: make gpu-wheels FOR=3.12
+	$(PYTHON) benchmarks/gpu_wheels.py --to $(WHEELS) $(if $(FOR),--python $(FOR)) $(if $(MORE),--more $(MORE))
 
 %/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -50,8 +56,8 @@ gpu:  ## engine tests and speed on the CUDA device at hand, in the environment a
 $(VENV)/installed: pyproject.toml $(shell find src -name '*.py' -o -name '*.json' -o -name '*.yaml' -o -name '*.parquet') | $(VENV)/bin/python
 	rm -rf $(VENV)/build && mkdir $(VENV)/build && cp -r src pyproject.toml README.md LICENSE $(VENV)/build/
 	@if command -v cc >/dev/null; then echo "Compiling the simulator's hot path: once, about a minute"; fi
-	@{ command -v cc && HATCH_BUILD_HOOKS_ENABLE=1 $(INSTALL) '$(VENV)/build[engine,bench]'; } >$(VENV)/build.log 2>&1 \
-	  || $(INSTALL) '$(VENV)/build[engine,bench]'
+	@{ command -v cc && HATCH_BUILD_HOOKS_ENABLE=1 $(INSTALL) '$(VENV)/build[engine,bench,figures]'; } >$(VENV)/build.log 2>&1 \
+	  || $(INSTALL) '$(VENV)/build[engine,bench,figures]'
 	touch $@
 
 # What developers run: the sources as they stand.

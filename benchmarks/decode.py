@@ -47,28 +47,33 @@ def main() -> None:
     inputs, head = model.model.get_input_embeddings().weight, model.model.get_output_embeddings().weight
     if inputs is not head:  # of the embedding a decode reads a row a token
         weights -= inputs.numel() * inputs.element_size()
-    products = pack(model.model) if where == "cpu" else None
+    if where == "cpu":
+        pack(model.model)
     pages = -(-options.context // BLOCK)
-    runner = Runner(model, blocks=max(batches) * pages, block_size=BLOCK, products=products)
+    runner = Runner(model, blocks=max(batches) * pages, block_size=BLOCK)
     runner.warm_up()
     sequences = [sequence(number, options.context, pages, model.vocab_size) for number in range(max(batches))]
-    rows = {count: [measure(runner, sequences[:count], options.repeats)] for count in batches}
+    kv = 2 * model.layers * model.kv_heads * model.head_dim * 2 * options.context
+    bandwidth = catalog.device(options.device).bandwidth
+    print(f"{options.model}, {options.context} tokens each; {runner.attention.name}", flush=True)
+    figures: dict[str, object] = {"model": options.model, "attention": runner.attention.name}
+    bounds = {count: (weights + count * kv) / bandwidth for count in batches}
+
+    def tell(way: str) -> None:
+        """A row as soon as it is measured: whoever cuts this off keeps those before."""
+        for count in batches:
+            seconds, bound = measure(runner, sequences[:count], options.repeats), bounds[count]
+            share = f"bound {bound * 1e3:.3f} ms, {bound / seconds:.0%} of it reached"
+            print(f"{count:4} decodes, {way}: {seconds * 1e3:8.3f} ms; {share}", flush=True)
+            figures[f"batch_{count}.{way}"], figures[f"batch_{count}.bound"] = seconds, bound
+            if options.json:
+                options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
+    tell("plain")
     if where == "cuda":
         runner.capture(max(batches), CUDACapture())
     if runner.graphs is not None:
-        for count in batches:
-            rows[count].append(measure(runner, sequences[:count], options.repeats))
-    kv = 2 * model.layers * model.kv_heads * model.head_dim * 2 * options.context
-    bandwidth = catalog.device(options.device).bandwidth
-    print(f"{options.model}, {options.context} tokens each; {runner.attention.name}")
-    figures: dict[str, object] = {"model": options.model, "attention": runner.attention.name}
-    for count, seconds in rows.items():
-        best = (weights + count * kv) / bandwidth
-        text = "  ".join(f"{value * 1e3:8.3f} ms" for value in seconds)
-        print(f"{count:4} decodes: {text}; bound {best * 1e3:.3f} ms, {best / seconds[-1]:.0%} of it reached")
-        figures[f"batch_{count}"] = dict(zip(("plain", "graphs"), seconds, strict=False)) | {"bound": best}
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        tell("graphs")
 
 
 def sequence(number: int, context: int, pages: int, vocabulary: int) -> Sequence:

@@ -1,165 +1,160 @@
-"""All that wants a GPU, in one go: each part is bounded in time and leaves its output in a folder.
+"""All that wants a GPU, in one go: each part is bounded in time, and keeps what it has when it is cut off.
 
-    python benchmarks/gpu.py --out DIR [--device H200] [--only PART,PART] [--seconds N]
+    python benchmarks/gpu.py --out DIR [--device H200] [--only PART,PART] [--seconds N] [--wheels DIR]
 
-Needs a Python with torch for CUDA. A part whose packages are not all there is left out, which is said.
+Needs a Python with torch for CUDA and transformers. A part whose packages are not all there is left out;
+`gpu_wheels.py` brings along those that are missing. What parts write is in the folder `--work`; after each of
+them three files in `--out` hold all of it: summary.md, about.json, and results.tar.gz, with which `--resume`
+goes on.
 
 engine_tests   tests/engine on the GPU
 decode_*       decodes by plain passes and by CUDA graphs, beside the bandwidth's bound
 engine_speed   benchmarks/engine.py: beside Hugging Face generate and continuous batching
-profile_*      operators of a model at all degrees of tensor parallelism, to DIR/profiles
+profile_*      operators of a model at all degrees of tensor parallelism; they share the time that is left
 validate_*     `triptych validate` at half and at 85 % of capacity, on the profile just measured
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import platform
 import signal
 import subprocess
 import sys
+import tarfile
 import time
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
-PROFILED = {
-    "OPT-125M": "1,2,4",
-    "Llama-3-8B": "1,2,4,8",
-    "Qwen2.5-VL-7B": "1,2,4",
-    "Qwen2.5-VL-72B": "1,2,4,8",
-    "Qwen3-30B-A3B": "1,2,4,8",
-}
-"""Degrees that divide the model's heads."""
-VALIDATED = ("OPT-125M", "Llama-3-8B")
-PLAN = ("numpy", "pyarrow", "pydantic", "yaml", "scipy")
-ENGINE = (*PLAN, "transformers", "msgspec", "psutil")
-PROFILE = (*ENGINE, "zmq", "typer", "rich")
-SERVE = (*PROFILE, "fastapi", "uvicorn", "httptools", "uvloop", "jinja2", "prometheus_client", "PIL")
-VALIDATE = (*SERVE, "aiohttp", "tokenizers", "matplotlib", "scienceplots", "sklearn")
-BATCH, TOKENS, KV_BLOCKS = 128, 8192, 12_000
-"""Of the deployments that are validated: requests at once, tokens of an iteration, KV blocks of 16 tokens."""
+from gpu_parts import AROUND, ROOT, Part, gpu, parts, rehearsal
+from gpu_wheels import install
 
-
-@dataclass(frozen=True)
-class Part:
-    """A command of Python."""
-
-    name: str
-    arguments: list[str]
-    seconds: int
-    """After which it is cut off."""
-    needs: tuple[str, ...]
-    """Packages."""
+_SHOWN = 16
+"""Last lines of a part's output in the summary."""
+_SITE = "site"
+"""Folder for packages; not among the results."""
+_LARGE = 16e6
+"""Bytes of results beyond which it is said what takes them."""
+_LATE = 30
+"""Seconds that a part which measures may take longer than it should, before it is cut off."""
+_GRACE = 10
+"""Seconds that a part has to write what it has, after each of the signals that end it."""
 
 
 def main() -> int:
     """Returns 0 if all parts that could run passed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the three files")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs/gpu", help="folder for what parts write")
     parser.add_argument("--device", default="H200", help="name in the device catalogue of the one at hand")
     parser.add_argument("--minutes", type=float, default=8.0, help="of profiling, all models together")
     parser.add_argument("--seconds", type=float, help="for all parts; those that come too late are left out")
-    parser.add_argument(
-        "--only", metavar="PART,PART", default="", help="parts whose names begin so: engine,profile_Llama"
-    )
+    parser.add_argument("--only", default="", help="parts whose names begin so: engine,profile_Llama")
+    parser.add_argument("--wheels", type=Path, help="folder of packages that this Python may lack")
+    parser.add_argument("--resume", type=Path, metavar="FILE", help="results.tar.gz of an earlier call")
+    parser.add_argument("--rehearse", action="store_true", help="on the CPU, with a model of two layers")
     options = parser.parse_args()
-    if not torch.cuda.is_available():
-        print("gpu: torch finds no CUDA device", file=sys.stderr)
+    # What is started in a shell's background ignores Ctrl-C, as would the parts, which are cut off by it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    until = time.monotonic() + (options.seconds or float("inf"))
+    if not options.rehearse and not torch.cuda.is_available():
+        print("gpu: torch finds no CUDA device; --rehearse runs all of it on the CPU", file=sys.stderr)
         return 2
-    out: Path = options.out.resolve()
-    out.mkdir(parents=True, exist_ok=True)
-    wanted = tuple(options.only.split(","))
-    chosen = [part for part in parts(out, options.device, options.minutes) if part.name.startswith(wanted)]
+    work, out = options.work.resolve(), options.out.resolve()
+    for folder in (work, out):
+        folder.mkdir(parents=True, exist_ok=True)
+    if options.resume is not None:
+        with tarfile.open(options.resume) as archive:
+            archive.extractall(work, filter="data")
+    if options.wheels is not None and options.wheels.is_dir():
+        add_packages(options.wheels, work / _SITE)
+    found = parts(rehearsal(work) if options.rehearse else gpu(options.device), work)
+    wanted = options.only.split(",")
+    chosen = [part for start in wanted for part in found if part.name.startswith(start)]
+    chosen = list({part.name: part for part in chosen}.values())
     if not chosen:
         parser.error(f"the name of no part begins with {options.only}")
-    about = {
-        "device": torch.cuda.get_device_name(),
-        "cuda": torch.version.cuda,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "date": time.strftime("%Y-%m-%d"),
-    }
-    until = time.monotonic() + (options.seconds or float("inf"))
     results: dict[str, str] = {}
-    for part in chosen:
-        results[part.name] = result = run(part, out, until - time.monotonic())
-        print(f"{part.name}: {result}", flush=True)
-        report = {**about, "parts": results}  # after each, so that what was found outlives the rest
-        (out / "about.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    shown: list[str] = []
+    measuring = options.minutes * 60
+    for place, part in enumerate(chosen):
+        seconds = budget(part, chosen[place + 1 :], until - time.monotonic(), measuring)
+        if part.weight and not part.is_done:
+            measuring -= seconds - AROUND
+        results[part.name] = result = run(part, work, seconds)
+        shown.append(f"## {part.name}: {result}\n\n```\n{end_of(work / f'{part.name}.txt')}\n```\n")
+        print(shown[-1], flush=True)
+        write(out, work, results, shown)  # after each, so that what was found outlives the rest
     bad = [result for result in results.values() if result != "passed" and not result.startswith("left out")]
     return int(bool(bad))
 
 
-def parts(out: Path, device: str, minutes: float) -> list[Part]:
-    """All, in order."""
-    workers = ["-n", "4"] if find_spec("xdist") else []
-    tests = ["-m", "pytest", "tests/engine", "-p", "no:cacheprovider", "--durations=5", *workers]
-    speed = ["benchmarks/engine.py", "--device", device, "--chunk", "8192"]
-    found = [Part("engine_tests", tests, 240, (*ENGINE, "pytest", "hypothesis"))]
-    for model in VALIDATED:
-        decode = ["benchmarks/decode.py", "--device", device, "--model", model]
-        file = str(out / f"decode_{model}.json")
-        found.append(Part(f"decode_{model}", [*decode, "--json", file], 150, ENGINE))
-    found.append(Part("engine_speed", [*speed, "--json", str(out / "engine_speed.json")], 300, ENGINE))
-    for model, degrees in PROFILED.items():
-        each = minutes / len(PROFILED)
-        command = ["-m", "triptych", "profile", "--model", model, "--device", "cuda", "--tp", degrees]
-        command += ["--minutes", f"{each:.2f}", "--out", str(out / "profiles")]
-        # Starting and building comes on top of it.
-        found.append(Part(f"profile_{model}", command, round(each * 60) + 120, PROFILE))
-    for model in VALIDATED:
-        command = ["-m", "triptych", "validate", *declare(out, model, device), "--repeats", "1"]
-        command += ["--load", "0.5,0.85", "--out", str(out / "validate" / model)]
-        found.append(Part(f"validate_{model}", command, 240, VALIDATE))
-    return found
+def add_packages(wheels: Path, site: Path) -> None:
+    """Lays out what this Python lacks, for this process and those of the parts."""
+    try:
+        added = install(wheels, site)
+    except (OSError, subprocess.CalledProcessError) as error:
+        print(f"gpu: packages of {wheels} cannot be added: {error}", file=sys.stderr, flush=True)
+        return
+    print(f"packages added: {', '.join(added) or 'none'}", flush=True)
+    sys.path.append(str(site))
+    importlib.invalidate_caches()
 
 
-def declare(out: Path, model: str, device: str) -> list[str]:
-    """Writes a deployment and a workload, and names their files: JSON, which is YAML too."""
-    pool = {
-        "phases": ["prefill", "decode"],
-        "device": device,
-        "scheduler": {"policy": "unified", "max_batch": BATCH, "max_tokens": TOKENS},
-        "kv_blocks": KV_BLOCKS,
-    }
-    workload = {
-        "requests": 200,
-        "arrivals": {"kind": "poisson", "rate": 8},
-        "prompt": {"kind": "uniform", "low": 64, "high": 960},
-        "output": {"kind": "uniform", "low": 16, "high": 128},
-    }
-    files = {"deployment": {"model": f"random:{model}", "pools": {"all": pool}}, "workload": workload}
-    written = []
-    for name, content in files.items():
-        file = out / f"{name}-{model}.yaml"
-        file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        written.append(str(file))
-    return written
+def budget(part: Part, later: Sequence[Part], left: float, measuring: float) -> float:
+    """Seconds for a part.
+
+    Args:
+        part: the next.
+        later: those behind it.
+        left: seconds there are for all.
+        measuring: of these that may be spent on parts that take as long as they are given.
+    """
+    if not part.weight:
+        return left
+    rest = [part, *(each for each in later if each.weight and not each.is_done)]
+    free = min(measuring, left - AROUND * len(rest))
+    return AROUND + free * part.weight / sum(each.weight for each in rest)
 
 
-def run(part: Part, out: Path, left: float) -> str:
-    """Runs a part; says how it went."""
+def run(part: Part, work: Path, left: float) -> str:
+    """Runs a part.
+
+    Args:
+        part: what to run.
+        work: where its output goes.
+        left: seconds there are for it.
+
+    Returns:
+        How it went.
+    """
+    if part.is_done:
+        return "left out: all of it is measured"
+    (work / f"{part.name}.txt").unlink(missing_ok=True)
     missing = [package for package in part.needs if find_spec(package) is None]
     if missing:
         return f"left out: needs {', '.join(missing)}"
-    seconds = min(part.seconds, left)
-    if seconds < part.seconds / 2:
+    if left < part.least:
         return f"left out: {max(left, 0):.0f} s are left"
-    environment = {**os.environ, "TRIPTYCH_TEST_DEVICE": "cuda", "PYTHONUNBUFFERED": "1"}
-    environment["TRIPTYCH_PROFILES"] = str(out / "profiles")  # where `validate` looks first, and measures to
-    paths = [str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    arguments, seconds = list(part.arguments), min(part.seconds, left)
+    if part.weight:
+        arguments += ["--minutes", f"{(seconds - AROUND) / 60:.2f}"]
+        seconds += _LATE
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "COLUMNS": "110", **part.environment}
+    environment["TRIPTYCH_PROFILES"] = str(work / "profiles")  # where `validate` looks first
+    paths = [str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")]), str(work / _SITE)]
     environment["PYTHONPATH"] = os.pathsep.join(paths)
     begin = time.monotonic()
-    with (out / f"{part.name}.txt").open("w", encoding="utf-8") as log:
+    with (work / f"{part.name}.txt").open("w", encoding="utf-8") as log:
         process = subprocess.Popen(
-            [sys.executable, *part.arguments],
+            [sys.executable, *arguments],
             cwd=ROOT,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -181,7 +176,47 @@ def end_group(process: subprocess.Popen[bytes]) -> None:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, number)
         with suppress(subprocess.TimeoutExpired):
-            process.wait(10)
+            process.wait(_GRACE)
+
+
+def end_of(log: Path) -> str:
+    """Its last lines."""
+    if not log.is_file():
+        return ""
+    lines = [line.rstrip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
+    return "\n".join([line for line in lines if line][-_SHOWN:])
+
+
+def write(out: Path, work: Path, results: dict[str, str], shown: Sequence[str]) -> None:
+    """The three files, each replaced in one step: whoever is cut off here leaves the ones before."""
+    about = {
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor(),
+        "cuda": torch.version.cuda,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "date": time.strftime("%Y-%m-%d"),
+        "parts": results,
+    }
+    replace(out / "about.json", json.dumps(about, indent=2) + "\n")
+    replace(out / "summary.md", "\n".join(shown))
+    archive = out / ".results.tar.gz"
+    with tarfile.open(archive, "w:gz") as packed:
+        for path in sorted(work.iterdir()):
+            if path.name != _SITE and path != out:
+                packed.add(path, path.name)
+    if archive.stat().st_size > _LARGE:
+        sizes = {path: path.stat().st_size for path in work.rglob("*") if path.is_file()}
+        largest = sorted(sizes, key=lambda path: -sizes[path])[:3]
+        names = ", ".join(f"{path.relative_to(work)} ({sizes[path] / 1e6:.0f} MB)" for path in largest)
+        print(f"gpu: {archive.stat().st_size / 1e6:.0f} MB of results; the largest: {names}", file=sys.stderr)
+    archive.replace(out / "results.tar.gz")
+
+
+def replace(file: Path, text: str) -> None:
+    """Writes a file in one step."""
+    draft = file.with_name(f".{file.name}")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(file)
 
 
 if __name__ == "__main__":

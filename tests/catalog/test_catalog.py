@@ -51,6 +51,9 @@ PUBLISHED = {
     "Qwen3-235B-A22B": (235_093_634_560, 192_512),
     "internlm2-20b": (19_861_149_696, 196_608),
     "phi-2": (2_779_683_840, 327_680),
+    "gemma-2-2b": (2_614_341_888, 106_496),
+    "gemma-2-9b": (9_241_705_984, 344_064),
+    "gemma-2-27b": (27_227_128_320, 376_832),
     "Qwen2-VL-2B": (2_208_985_600, 28_672),
     "Qwen2-VL-7B": (8_291_375_616, 57_344),
     "Qwen2-VL-72B": (73_405_560_320, 327_680),
@@ -74,6 +77,8 @@ ROUNDED = {
     "internlm2-7b": 7.74e9,
     "internlm3-8b": 8.8e9,
     "Qwen3-VL-235B-A22B": 236e9,
+    "gpt-oss-20b": 20.91e9,
+    "gpt-oss-120b": 116.83e9,
 }
 # On the model cards, or in the model's name.
 ACTIVE = {
@@ -167,6 +172,47 @@ def test_paths_are_read_and_a_name_comes_before_a_path(
     assert catalog.node("my-node.yaml") == catalog.node("DGX-H100")
 
 
+class TestRelativePaths:
+    """They count from the folder of the file that they are written in, or else from the working directory."""
+
+    @pytest.fixture(autouse=True)
+    def folders(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        for folder, shape in (("declared", "phi-2"), ("here", "opt-125m"), ("here", "elsewhere/opt-125m")):
+            file = tmp_path / folder / Path(shape).parent / "m.json"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text((DATA / "models" / f"{Path(shape).name}.json").read_text())
+        monkeypatch.chdir(tmp_path / "here")
+
+    def test_the_file_s_folder_comes_first(self, tmp_path: Path) -> None:
+        file = tmp_path / "declared/plan.yaml"
+        assert catalog.model("m.json", file).family == "phi"
+        assert catalog.model("random:./m.json", "../declared/plan.yaml").family == "phi"
+        assert catalog.config("m.json", file=file)["model_type"] == "phi"
+        assert catalog.model("m.json").family == "opt"
+
+    def test_what_is_not_there_counts_from_the_working_directory(self, tmp_path: Path) -> None:
+        assert catalog.model("elsewhere/m.json", tmp_path / "declared/plan.yaml").family == "opt"
+
+    def test_devices_and_nodes_likewise(self, tmp_path: Path) -> None:
+        file = tmp_path / "declared/plan.yaml"
+        file.with_name("d.yaml").write_text(catalog.device("H100").to_yaml())
+        file.with_name("n.yaml").write_text(catalog.node("DGX-H100").to_yaml())
+        assert catalog.device("d.yaml", file) == catalog.device("H100")
+        assert catalog.node("n.yaml", file) == catalog.node("DGX-H100")
+
+    def test_an_error_names_the_places_that_were_tried(self, tmp_path: Path) -> None:
+        file = tmp_path / "declared/plan.yaml"
+        places = f"neither in {tmp_path / 'declared'} nor in {tmp_path / 'here'}; mend the path"
+        with pytest.raises(SpecError) as error:
+            catalog.model("none/m.json", file)
+        assert str(error.value) == f"{file}: model: none/m.json: no such file or folder, {places}"
+
+    @pytest.mark.parametrize("name", ["x" * 5000 + "/", "~nobody-of-that-name/m.json"])
+    def test_what_no_path_can_be_is_not_there(self, name: str) -> None:
+        with pytest.raises(SpecError, match="no such file or folder"):
+            catalog.model(name)
+
+
 @pytest.mark.parametrize(
     ("look_up", "name", "line"),
     [
@@ -174,12 +220,12 @@ def test_paths_are_read_and_a_name_comes_before_a_path(
         (catalog.model, "someone/Llama-3-8B", "did you mean Llama-3"),
         (catalog.model, "zzz", "`triptych models` lists"),
         (catalog.model, "", "plan.yaml: model: '' is no known model"),
-        (catalog.model, "a/config.json", "plan.yaml: model: a/config.json: no such file"),
+        (catalog.model, "a/config.json", "plan.yaml: model: a/config.json: no such file or folder in /"),
         (catalog.device, "A100", "plan.yaml: device: 'A100' is no known device; use one of A10, "),
-        (catalog.device, "my.yaml", "plan.yaml: device: my.yaml: no such file"),
-        (catalog.model, "/none", "plan.yaml: model: there is no file or folder /none; mend the path"),
-        (catalog.model, "random:./none", "plan.yaml: model: there is no file or folder ./none; mend the"),
-        (catalog.model, "models/of/mine", "plan.yaml: model: there is no file or folder models/of/mine; "),
+        (catalog.device, "my.yaml", "plan.yaml: device: my.yaml: no such file or folder in /"),
+        (catalog.model, "/none", "plan.yaml: model: /none: no such file or folder; mend the path"),
+        (catalog.model, "random:./none", "plan.yaml: model: ./none: no such file or folder in /"),
+        (catalog.model, "models/of/mine", "plan.yaml: model: models/of/mine: no such file or folder in "),
         (catalog.model, "Qwen/Qwen9", "plan.yaml: model: 'Qwen/Qwen9' is no known model; did you mean "),
         (catalog.node, "DGX", "plan.yaml: node: 'DGX' is no known node; use one of A100-PAIRS"),
     ],
@@ -246,4 +292,4 @@ def test_shapes_are_those_of_the_public_configurations() -> None:
         public = catalog.model(str(path))
         assert (listed.text, listed.vision) == (public.text, public.vision)
         checked += 1
-    assert checked == 17
+    assert checked == 19

@@ -8,7 +8,16 @@ from torch import Tensor
 from triptych.engine.varlen import Lines
 
 
-def kernel(query: Tensor, keys: Tensor, values: Tensor, lines: Lines, *, back: int, scale: float) -> Tensor:
+def kernel(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    lines: Lines,
+    *,
+    back: int,
+    scale: float,
+    sinks: Tensor | None = None,
+) -> Tensor:
     """As `varlen.flash`."""
     count = len(lines.lengths)
     tensors = [lines.firsts, lines.starts, lines.lengths, *([] if lines.table is None else [lines.table])]
@@ -30,7 +39,7 @@ def kernel(query: Tensor, keys: Tensor, values: Tensor, lines: Lines, *, back: i
             blocks = lines.table[piece, : -(-context // keys.shape[1])].long()
             k, v = keys[blocks].flatten(0, 1)[:context], values[blocks].flatten(0, 1)[:context]
         assert len(k) == context
-        out[first:end] = _attend(query[first:end], k, v, back, scale)
+        out[first:end] = _attend(query[first:end], k, v, back, scale, sinks)
     return out
 
 
@@ -43,12 +52,19 @@ def pages_of_256(
     return kernel(query, keys, values, lines, back=back, scale=scale)
 
 
-def _attend(query: Tensor, keys: Tensor, values: Tensor, back: int, scale: float) -> Tensor:
+def _attend(
+    query: Tensor, keys: Tensor, values: Tensor, back: int, scale: float, sinks: Tensor | None
+) -> Tensor:
     shared = query.shape[1] // keys.shape[1]
     k, v = keys.repeat_interleave(shared, dim=1), values.repeat_interleave(shared, dim=1)
     scores = torch.einsum("qhd,khd->hqk", query.float(), k.float()) * scale
     own = torch.arange(len(keys) - len(query), len(keys)).unsqueeze(1)
     behind = own - torch.arange(len(keys))
     seen = (behind >= 0) & ((behind <= back) if back >= 0 else True)
-    weights = scores.masked_fill(~seen, -torch.inf).softmax(-1)
+    scores = scores.masked_fill(~seen, -torch.inf)
+    if sinks is None:
+        weights = scores.softmax(-1)
+    else:
+        own_score = sinks.float().view(-1, 1, 1).expand(-1, len(query), 1)
+        weights = torch.cat([scores, own_score], -1).softmax(-1)[..., :-1]
     return torch.einsum("hqk,khd->qhd", weights, v.float()).to(query.dtype)

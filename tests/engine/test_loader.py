@@ -178,6 +178,31 @@ def test_a_checkpoint_is_the_model_that_was_saved(checkpoint: Path, tmp_path: Pa
     assert all(torch.equal(weight, saved[name]) for name, weight in again.model.state_dict().items())
 
 
+def test_a_checkpoint_goes_to_any_device_without_further_packages(checkpoint: Path) -> None:
+    model = load(str(checkpoint), dtype=torch.float32, device="meta").model
+    assert {weight.device.type for weight in model.parameters()} == {"meta"}
+
+
+def test_weights_in_mxfp4_become_whole(tmp_path: Path) -> None:
+    model = tiny.build("gpt_oss", tmp_path, device="cpu").model
+    model.save_pretrained(tmp_path)
+    signs_and_sizes = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6])
+    expected, stored = model.state_dict(), load_file(tmp_path / "model.safetensors")
+    for name in [name for name in stored if name.endswith(("experts.gate_up_proj", "experts.down_proj"))]:
+        experts, inputs, outputs = stored.pop(name).shape
+        blocks = torch.randint(256, (experts, outputs, inputs // 32, 16), dtype=torch.uint8)
+        stored[f"{name}_blocks"] = blocks  # two weights a byte
+        stored[f"{name}_scales"] = torch.full(blocks.shape[:-1], 127 - 5, dtype=torch.uint8)
+        pairs = signs_and_sizes[torch.stack([blocks & 15, blocks >> 4], -1).long()]
+        expected[name] = pairs.reshape(experts, outputs, inputs).transpose(1, 2) / 2**5
+    save_file(stored, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((tmp_path / "config.json").read_text())
+    quantization = {"quantization_config": {"quant_method": "mxfp4"}}
+    (tmp_path / "config.json").write_text(json.dumps({**config, **quantization}))
+    loaded = load(str(tmp_path), dtype=torch.float32).model.state_dict()
+    assert all(torch.equal(loaded[name], weight) for name, weight in expected.items())
+
+
 def test_stop_tokens_are_also_those_of_generation(checkpoint: Path, tmp_path: Path) -> None:
     shutil.copytree(checkpoint, tmp_path, dirs_exist_ok=True)
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": [7, 2]}')
@@ -242,7 +267,10 @@ def test_a_broken_checkpoint_is_refused_in_one_line(
             "random:Qwen-7B",
             "random:Qwen-7B is of a kind that transformers cannot run; choose another model",
         ),
-        ("random:none/config.json", "none/config.json: no such file"),
+        (
+            "random:none/config.json",
+            f"none/config.json: no such file or folder in {Path.cwd()}; mend the path",
+        ),
     ],
 )
 def test_a_name_that_stands_for_no_model_is_refused(name: str, line: str) -> None:

@@ -30,6 +30,10 @@ ELSEWHERE = {"internlm", "internlm2", "internlm3", "qwen"}
 INCOMPLETE = {"dots1", "glm4_moe", "hunyuan_v1_dense", "ministral"}
 """Whose class makes no model without a number of experts or the width of a head."""
 DEFAULTS = sorted(FAMILIES.keys() - ELSEWHERE - INCOMPLETE - {*tiny.IMAGE_FAMILIES})
+PUBLISHED = (
+    *("opt-350m", "Mixtral-8x7B", "Qwen2.5-VL-7B", "Qwen3-VL-30B-A3B", "phi-2"),
+    *("gpt-oss-20b", "gpt-oss-120b", "gemma-2-9b", "gemma-2-27b"),
+)
 BIASES = ("attention_bias", "mlp_bias", "use_bias", "attention_out_bias")
 
 
@@ -87,8 +91,9 @@ def sizes(draw: st.DrawFn, name: str) -> dict[str, Any]:
         ]
         if name != "smollm3" and draw(st.booleans()):
             fields["layer_types"] = None  # the family's own rule
-    if name == "smollm3":
-        fields["no_rope_layers"] = None
+    for by_layer in ("no_rope_layers", "layer_rope_theta"):
+        if by_layer in known:
+            fields[by_layer] = None
     accepted = vars(default(name))
     for bias in BIASES:
         if bias in accepted:
@@ -109,7 +114,7 @@ def test_so_it_has_at_the_size_that_is_the_default_of_its_class(name: str) -> No
     check(config.to_diff_dict(), config)
 
 
-@pytest.mark.parametrize("name", ["opt-350m", "Mixtral-8x7B", "Qwen2.5-VL-7B", "Qwen3-VL-30B-A3B", "phi-2"])
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_so_it_has_at_a_published_size(name: str) -> None:
     model: Model = catalog.model(name)
     assert model.parameters == counted(AutoConfig.for_model(**catalog.config(name)))

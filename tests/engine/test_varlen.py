@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from triptych.engine.attention import PIECE_BY_PIECE, KVPool, Pass, Piece, PieceByPiece, attend
-from triptych.engine.varlen import Kernel, Lines, Varlen, choose
+from triptych.engine.attention import PIECE_BY_PIECE, Attention, KVPool, Pass, Piece, attend
+from triptych.engine.varlen import Lines, Varlen, choose
 
 from . import tiny
 from .kernel import kernel, pages_of_256
@@ -28,6 +30,8 @@ class Layer(nn.Module):
     side_by_side=st.booleans(),
     paged=st.booleans(),
     decodes=st.booleans(),
+    sinks=st.booleans(),
+    softcap=st.sampled_from([None, None, 1.5]),
 )
 @settings(max_examples=60, deadline=None)
 def test_one_call_gives_what_many_give(
@@ -37,6 +41,8 @@ def test_one_call_gives_what_many_give(
     side_by_side: bool,
     paged: bool,
     decodes: bool,
+    sinks: bool,
+    softcap: float | None,
 ) -> None:
     block, width, kv_heads = 4, 8, 2
     noise = torch.Generator().manual_seed(1)
@@ -51,6 +57,8 @@ def test_one_call_gives_what_many_give(
         first, used = first + tokens, used + count
     query = torch.randn(1, shared * kv_heads, first, width, generator=noise)
     key, value = (torch.randn(1, kv_heads, first, width, generator=noise) for _ in range(2))
+    asked: dict[str, Any] = {"sliding_window": window, "softcap": softcap}
+    asked["s_aux"] = torch.randn(shared * kv_heads, generator=noise) if sinks else None
     outputs = []
     for attention in (PIECE_BY_PIECE, Varlen(block if paged else None, kernel=kernel)):
         pool = KVPool(layers=1, tokens=400, heads=kv_heads, head_dim=width, dtype=torch.float32, device="cpu")
@@ -58,15 +66,18 @@ def test_one_call_gives_what_many_give(
         pool.keys[0] = torch.randn(400, kv_heads, width, generator=old)
         pool.values[0] = torch.randn(400, kv_heads, width, generator=old)
         batch = Pass(pool, pieces, torch.cat(written), attention, attention.prepare(pieces))
-        outputs.append(attend(Layer(), query, key, value, None, 0.3, sliding_window=window, kv=batch)[0])
+        outputs.append(attend(Layer(), query, key, value, None, 0.3, kv=batch, **asked)[0])
     torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-4, atol=1e-5)
 
 
-def chosen(kernel: Kernel | None, block_size: int) -> str:
-    attention = choose(
+def choice(kernel: Any, block_size: int) -> Attention:
+    return choose(
         kv_heads=2, head_dim=16, block_size=block_size, dtype=torch.bfloat16, device=CPU, kernel=kernel
     )
-    return attention.name
+
+
+def chosen(kernel: Any, block_size: int) -> str:
+    return choice(kernel, block_size).name
 
 
 @pytest.mark.parametrize("block_size", [1, 4, 16, 256])
@@ -98,6 +109,41 @@ def test_a_kernel_that_errs_is_not_used() -> None:
         assert chosen(wrong, 16) == PIECE_BY_PIECE.name
 
 
+def test_a_kernel_that_errs_in_sinks_alone_is_used_without() -> None:
+    def loses_sinks(
+        query: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        lines: Lines,
+        *,
+        back: int,
+        scale: float,
+        sinks: Tensor | None = None,
+    ) -> Tensor:
+        return kernel(query, keys, values, lines, back=back, scale=scale)
+
+    pieces = [Piece(0, 4, 0, 0), Piece(4, 1, 0, 16)]
+    query, rows, sinks = torch.randn(4, 5, 16), torch.randn(32, 2, 16), torch.randn(4)
+    pool = KVPool(layers=1, tokens=0, heads=2, head_dim=16, dtype=torch.float32, device=CPU)
+    whole = Pass(pool, pieces, torch.empty(0))
+    expected = PIECE_BY_PIECE(query, rows, rows, whole, 0.3, None, sinks=sinks)
+    for lacking in (kernel, loses_sinks):
+        attention = choice(lacking, 16)
+        assert isinstance(attention, Varlen)
+        assert attention.takes_sinks == (lacking is kernel)
+        batch = Pass(pool, pieces, torch.empty(0), attention, attention.prepare(pieces))
+        found = attention(query, rows, rows, batch, 0.3, None, sinks=sinks)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_what_goes_piece_by_piece_needs_the_pieces() -> None:
+    attention = Varlen(kernel=kernel)
+    pool = KVPool(layers=1, tokens=4, heads=2, head_dim=16, dtype=torch.float32, device=CPU)
+    graph = Pass(pool, (), torch.empty(0), attention, attention.prepare([Piece(0, 1, 3, 0)]))
+    with pytest.raises(RuntimeError, match="piece by piece"):
+        attention(torch.randn(4, 1, 16), pool.keys[0], pool.values[0], graph, 0.3, None, softcap=2.0)
+
+
 def test_a_kernel_for_other_formats_is_not_used() -> None:
     def half_only(
         query: Tensor, keys: Tensor, values: Tensor, lines: Lines, *, back: int, scale: float
@@ -109,20 +155,14 @@ def test_a_kernel_for_other_formats_is_not_used() -> None:
 
 def test_the_cpu_goes_piece_by_piece() -> None:
     assert chosen(None, 16) == PIECE_BY_PIECE.name
-    attention = choose(
-        kv_heads=2,
-        head_dim=16,
-        block_size=16,
-        dtype=torch.bfloat16,
-        device=CPU,
-        products=torch.float32,
-    )
-    assert isinstance(attention, PieceByPiece)
-    assert attention._products is torch.float32
+
+
+TAKES_PAGES = "block_table" in str(torch.ops.aten._flash_attention_forward.default._schema)
+PAGED = pytest.param(True, marks=pytest.mark.skipif(not TAKES_PAGES, reason="this torch takes no pages"))
 
 
 @pytest.mark.parametrize("decodes", [False, True])
-@pytest.mark.parametrize("paged", [False, True])
+@pytest.mark.parametrize("paged", [False, PAGED])
 def test_torch_has_the_kernel_that_is_called(paged: bool, decodes: bool) -> None:
     attention = Varlen(16 if paged else None)
     pieces = [Piece(0, 1, 20, 32)] if decodes else [Piece(0, 1, 20, 32), Piece(1, 7, 0, 64)]
@@ -130,8 +170,9 @@ def test_torch_has_the_kernel_that_is_called(paged: bool, decodes: bool) -> None
     pool = KVPool(layers=1, tokens=96, heads=2, head_dim=16, dtype=torch.bfloat16, device=nowhere)
     query = torch.empty(4, sum(piece.tokens for piece in pieces), 16, dtype=torch.bfloat16, device=nowhere)
     batch = Pass(pool, pieces, torch.empty(0), attention, attention.prepare(pieces).to(nowhere))
-    for window in (None, 5):
-        out = attention(query, pool.keys[0], pool.values[0], batch, 0.3, window)
+    for window, sinks in ((None, None), (5, None), (5, torch.empty(4, device=nowhere))):
+        out = attention(query, pool.keys[0], pool.values[0], batch, 0.3, window, sinks=sinks)
+        assert out.dtype == torch.bfloat16
         assert out.shape == (query.shape[1], 4, 16)
 
 

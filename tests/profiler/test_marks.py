@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
 from triptych.profiler.marks import CPUClock, CUDAClock, Marks
 from triptych.profiler.trace import kernels_between
@@ -77,18 +79,44 @@ def test_cuda_events_give_the_device_time_and_are_used_again() -> None:
     assert stream.events == 3
 
 
-def test_kernels_count_for_the_mark_after_which_they_were_launched() -> None:
-    def event(name: str, start: float, device: float = 0.0) -> SimpleNamespace:
-        times = SimpleNamespace(start=start)
-        return SimpleNamespace(name=name, time_range=times, self_device_time_total=device)
+HOST, DEVICE = torch._C._autograd.DeviceType.CPU, torch._C._autograd.DeviceType.CUDA
 
+
+def traced(
+    name: str, start: float, device: float = 0.0, *, number: int = 0, on: Any = HOST
+) -> SimpleNamespace:
+    """An event of torch's trace; of a kernel `device` is how long it ran, of an operator what it launched."""
+    return SimpleNamespace(
+        name=name,
+        id=number,
+        device_type=on,
+        time_range=SimpleNamespace(start=start, end=start + device),
+        self_device_time_total=device,
+    )
+
+
+def test_kernels_count_for_the_mark_after_which_they_were_launched() -> None:
     events = [
-        event("aten::mm", 30.0, 5.0),
-        event("triptych.mark", 20.0),
-        event("aten::mm", 25.0, 7.0),
-        event("aten::copy_", 5.0, 100.0),
-        event("triptych.mark", 10.0),
-        event("aten::add", 12.0, 2.0),
-        event("triptych.mark", 40.0),
+        traced("aten::mm", 30.0, 5.0),
+        traced("triptych.mark", 20.0),
+        traced("aten::mm", 25.0, 7.0),
+        traced("gemm", 60.0, 7.0, number=8, on=DEVICE),
+        traced("aten::copy_", 5.0, 100.0),
+        traced("triptych.mark", 10.0),
+        traced("aten::add", 12.0, 2.0),
+        traced("triptych.mark", 40.0),
     ]
     assert kernels_between(events) == pytest.approx([2e-6, 12e-6, 0.0])
+
+
+def test_the_kernels_of_a_graph_count_where_it_was_launched() -> None:
+    """No operator knows of them: they have the number of the launch."""
+    events = [
+        traced("triptych.mark", 10.0),
+        traced("cudaGraphLaunch", 12.0, number=7),
+        traced("gemm", 50.0, 3.0, number=7, on=DEVICE),
+        traced("flash", 54.0, 2.0, number=7, on=DEVICE),
+        traced("triptych.mark", 14.0),
+        traced("aten::argmax", 15.0, 1.0, number=7),  # operators are numbered by themselves
+    ]
+    assert kernels_between(events) == pytest.approx([5e-6, 1e-6])

@@ -53,6 +53,10 @@ def test_an_expert_layer_counted_by_hand() -> None:
     assert MIXED.experts is not None
     ungated = MIXED.model_copy(update={"experts": MIXED.experts.model_copy(update={"shared_gate": False})})
     assert ungated.shared_expert_parameters == 3 * 8 * 6
+    biased = MIXED.model_copy(
+        update={"experts": MIXED.experts.model_copy(update={"bias": True, "router_bias": True})}
+    )
+    assert biased.parameters - MIXED.parameters == 2 * (4 * (5 + 5 + 8) + 4)
     assert MIXED.parameters - MIXED.active_parameters == 2 * (4 - 2) * 120
     mixture = 4 * 120 + 32 + 152
     assert MIXED.parameters == TINY.parameters - 2 * 384 + 2 * mixture
@@ -64,6 +68,8 @@ def test_every_bias_and_optional_norm_is_counted() -> None:
 
     assert more(qkv_bias=True) == 3 * (8 + 4 + 4)
     assert more(output_bias=True) == 3 * 8
+    assert more(sinks=True) == 3 * 4
+    assert more(activation_parameters=2) == 3 * 2
     assert more(mlp_bias=True) == 3 * (16 + 16 + 8)
     assert more(gated_mlp=False) == -3 * 8 * 16
     assert more(norm_bias=True) == 3 * 2 * 8 + 8

@@ -13,23 +13,26 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention.bias import causal_lower_right
 from transformers import AttentionInterface
 
-from triptych.engine.flash_cpu import Stretches, attend_side_by_side, attend_stretches, stretches
+from triptych.engine.flash_cpu import Stretches, attend_stretches, stretches
+from triptych.engine.piece import attend_piece, on_cpu
 
 NAME = "triptych_paged"
 """Under which transformers knows it (`attn_implementation`)."""
-_UNSERVED = ("softcap", "s_aux")
-"""What some models ask of attention beside this: scores that are capped, and sinks."""
+_UNSERVED = ("position_bias", "indices", "block_indices")
+"""What some models ask of attention beside this: what is added to the scores, and a choice of keys."""
+_LONG = 8
+"""Mean tokens of a piece from which the CPU writes pieces faster than single tokens: 2048 tokens of 12 heads
+of 64 in half of the time (fp32), or a quarter (bf16)."""
 
 
 class KVPool:
     """Keys and values of all layers, token after token, so that pages side by side are one view.
 
-    On the CPU the tokens of a head lie side by side: its kernel goes through them head by head, and decodes of 20
-    sequences over 530 tokens (12 heads of 64) took 0.88 (fp32) and 0.95 times as long (bf16). FlashAttention on CUDA
-    takes pages in which the heads of a token lie side by side.
+    On the CPU the tokens of a head lie side by side: its kernel goes through them head by head, and decodes
+    of 20 sequences over 530 tokens (12 heads of 64) took 0.88 (fp32) and 0.95 times as long (bf16).
+    FlashAttention on CUDA takes pages in which the heads of a token lie side by side.
 
     `keys` and `values` have shape (layers, tokens, heads, head_dim) either way.
 
@@ -86,10 +89,19 @@ class Attention(Protocol):
     """For the log."""
 
     def prepare(self, pieces: Sequence[Piece]) -> Any:
-        """What all layers of a pass need beside the pieces: its `lines`, which `to` brings to a device."""
+        """What all layers of a pass need beside the pieces: its `prepared`, which `to` brings to a device."""
 
     def __call__(
-        self, query: Tensor, keys: Tensor, values: Tensor, kv: Pass, scale: float, window: int | None
+        self,
+        query: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        kv: Pass,
+        scale: float,
+        window: int | None,
+        *,
+        sinks: Tensor | None = None,
+        softcap: float | None = None,
     ) -> Tensor:
         """Attention of the packed tokens in one layer, whose KV is in the pool.
 
@@ -100,6 +112,8 @@ class Attention(Protocol):
             kv: the pass.
             scale: of the scores.
             window: tokens back that a token sees, itself included; None: all.
+            sinks: a score for each head that takes part in the softmax's denominator alone; None: none.
+            softcap: scores s become softcap * tanh(s / softcap); None: they stay.
 
         Returns:
             Shape (tokens, heads, head_dim).
@@ -117,13 +131,11 @@ class Parts(list[Stretches | None]):
 class PieceByPiece:
     """A call, or a few, for each piece: what the CPU's kernels are made for.
 
-    Args:
-        products: format in which a piece of a prompt is multiplied; None: as it is.
+    Queries may come in a wider format than that of the pool (see `packed.py`). Pieces of prompts are
+    multiplied in theirs, which is the faster; single tokens, which wait for memory anyway, in the pool's.
     """
 
-    def __init__(self, products: torch.dtype | None = None) -> None:
-        self.name = "SDPA, piece by piece"
-        self._products = products
+    name = "SDPA, piece by piece"
 
     def prepare(self, pieces: Sequence[Piece]) -> Parts:
         """Where the pieces' keys lie, as far as a call needs to know it."""
@@ -132,35 +144,43 @@ class PieceByPiece:
         )
 
     def __call__(
-        self, query: Tensor, keys: Tensor, values: Tensor, kv: Pass, scale: float, window: int | None
+        self,
+        query: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        kv: Pass,
+        scale: float,
+        window: int | None,
+        *,
+        sinks: Tensor | None = None,
+        softcap: float | None = None,
     ) -> Tensor:
         """As `Attention` says."""
-        products = self._products
         heads, tokens, width = query.shape
         out = query.new_empty((tokens, heads, width))
         for index, piece in enumerate(kv.pieces):
             end = piece.first + piece.tokens
             context = piece.history + piece.tokens
             q = query[:, piece.first : end]
-            parts = kv.lines[index] if kv.lines else None
-            if parts is not None and self._takes_parts(q, context, window):
-                out[piece.first : end] = attend_stretches(q, keys, values, parts, scale)
+            if piece.tokens == 1:
+                q = q.to(keys.dtype)
+            parts = kv.prepared[index] if kv.prepared else None
+            if parts is not None and softcap is None and _take_parts(q, keys, context, window):
+                out[piece.first : end] = attend_stretches(q, keys, values, parts, scale, sinks)
                 continue
             if isinstance(piece.place, int):
                 k, v = keys[piece.place : piece.place + context], values[piece.place : piece.place + context]
             else:
                 k, v = keys[piece.place], values[piece.place]
-            if products is not None and piece.tokens > 1:
-                q, k, v = q.to(products), k.to(products), v.to(products)
-            out[piece.first : end] = _piece(q, k, v, scale, window)
+            if piece.tokens > 1:
+                k, v = k.to(q.dtype), v.to(q.dtype)
+            out[piece.first : end] = attend_piece(q, k, v, scale, window, sinks, softcap)
         return out
 
-    def _takes_parts(self, query: Tensor, context: int, window: int | None) -> bool:
-        """Whether a piece can attend to stretches of the pool as they are."""
-        if query.device.type != "cpu" or (window is not None and context > window):
-            return False
-        # What is converted for the products is copied anyway.
-        return query.shape[1] == 1 or self._products in (None, query.dtype)
+
+def _take_parts(query: Tensor, keys: Tensor, context: int, window: int | None) -> bool:
+    """Whether a piece can attend to stretches of the pool as they are: what is converted is copied anyway."""
+    return on_cpu(query) and query.dtype is keys.dtype and (window is None or context <= window)
 
 
 PIECE_BY_PIECE = PieceByPiece()
@@ -175,8 +195,25 @@ class Pass:
     places: Tensor
     """Where the packed tokens are written, shape (tokens,)."""
     attention: Attention = PIECE_BY_PIECE
-    lines: Any = None
-    """What it has prepared."""
+    prepared: Any = None
+    """What it has for all layers."""
+
+    def write(self, layer: Tensor, rows: Tensor) -> None:
+        """Writes the packed tokens' keys, or values, to their places.
+
+        Args:
+            layer: of the pool, shape (places, KV heads, head_dim).
+            rows: shape (tokens, KV heads, head_dim).
+        """
+        if not (on_cpu(rows) and 0 < _LONG * len(self.pieces) < len(rows)):
+            layer.index_copy_(0, self.places, rows.to(layer.dtype))
+            return
+        for piece in self.pieces:
+            own = rows[piece.first : piece.first + piece.tokens]
+            if isinstance(piece.place, int):
+                layer[piece.place + piece.history : piece.place + piece.history + piece.tokens] = own
+            else:
+                layer[piece.place[piece.history :]] = own.to(layer.dtype)
 
 
 def attend(
@@ -188,6 +225,8 @@ def attend(
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
+    s_aux: Tensor | None = None,
+    softcap: float | None = None,
     kv: Pass | None = None,
     **ignored: Any,
 ) -> tuple[Tensor, None]:
@@ -202,6 +241,8 @@ def attend(
         scaling: of the scores; None: 1 / sqrt(head_dim).
         dropout: none at inference.
         sliding_window: tokens back that a token sees, itself included; None: all.
+        s_aux: sinks, a score for each head that takes part in the softmax's denominator alone; None: none.
+        softcap: scores s become softcap * tanh(s / softcap); None: they stay.
         kv: the pass.
         ignored: what other attention functions take.
 
@@ -219,63 +260,13 @@ def attend(
     layer = module.layer_idx
     assert isinstance(layer, int)
     keys, values = kv.pool.keys[layer], kv.pool.values[layer]
-    keys.index_copy_(0, kv.places, key[0].transpose(0, 1).to(keys.dtype))
-    values.index_copy_(0, kv.places, value[0].transpose(0, 1).to(values.dtype))
+    kv.write(keys, key[0].transpose(0, 1))
+    kv.write(values, value[0].transpose(0, 1))
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    out = kv.attention(query[0], keys, values, kv, scale, sliding_window)
+    # Passed on only if asked for: what stands around an attention need not know what few models want of it.
+    more: dict[str, Any] = {} if s_aux is None and softcap is None else {"sinks": s_aux, "softcap": softcap}
+    out = kv.attention(query[0], keys, values, kv, scale, sliding_window, **more)
     return out.unsqueeze(0), None
 
 
 AttentionInterface.register(NAME, attend)
-
-
-def _piece(query: Tensor, keys: Tensor, values: Tensor, scale: float, window: int | None) -> Tensor:
-    """Attention of a piece's tokens, the last of `keys`, over the request's keys and values.
-
-    Args:
-        query: shape (heads, tokens, head_dim).
-        keys: shape (context, KV heads, head_dim).
-        values: likewise.
-        scale: of the scores.
-        window: tokens back that a token sees.
-
-    Returns:
-        Shape (tokens, heads, head_dim).
-    """
-    tokens, context = query.shape[1], keys.shape[0]
-    if window is not None and context > window:
-        if tokens > 1:
-            return _sdpa(query, keys, values, scale, _window(tokens, context, window, query.device))
-        keys, values = keys[-window:], values[-window:]
-    attend_all = attend_side_by_side if query.device.type == "cpu" else _elsewhere
-    return attend_all(query, keys, values, scale)
-
-
-def _elsewhere(query: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
-    """As `attend_side_by_side`, on other devices than the CPU."""
-    tokens, context = query.shape[1], keys.shape[0]
-    bias = None if tokens == 1 else causal_lower_right(tokens, context)
-    return _sdpa(query, keys, values, scale, bias)
-
-
-def _sdpa(query: Tensor, keys: Tensor, values: Tensor, scale: float, mask: Tensor | None) -> Tensor:
-    """As `_piece`, by whatever kernel torch has for it (FlashAttention on CUDA).
-
-    `mask`, of shape (tokens, context), says which keys each token sees; None: all.
-    """
-    out = torch.nn.functional.scaled_dot_product_attention(
-        query.unsqueeze(0),
-        keys.transpose(0, 1).unsqueeze(0),
-        values.transpose(0, 1).unsqueeze(0),
-        attn_mask=mask,
-        scale=scale,
-        enable_gqa=query.shape[0] != keys.shape[1],
-    )
-    return out[0].transpose(0, 1)
-
-
-def _window(tokens: int, context: int, window: int, device: torch.device) -> Tensor:
-    """A mask that shows each token the last `window`, itself included."""
-    position = torch.arange(context - tokens, context, device=device).unsqueeze(1)
-    back = position - torch.arange(context, device=device)
-    return (back >= 0) & (back < window)

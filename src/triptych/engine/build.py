@@ -88,11 +88,12 @@ def build(
     plan = plan_pools(deployment, file)[0]
     device, dtype = _device(pool, plan, name, file)
     model = load(deployment.model, dtype=dtype, device=device, seed=seed, file=file)
-    products = pack(model.model) if device == "cpu" else None
+    if device == "cpu":
+        pack(model.model)
     _check_memory(plan, device, f"pools.{name}", file)
     scheduler = plan.scheduler()
     kv = scheduler.kv
-    runner = Runner(model, blocks=kv.blocks, block_size=kv.block_size, products=products)
+    runner = Runner(model, blocks=kv.blocks, block_size=kv.block_size)
     runner.warm_up()
     if device == "cuda":
         runner.capture(min(pool.scheduler.max_batch, kv.blocks), CUDACapture())

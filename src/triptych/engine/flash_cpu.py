@@ -8,6 +8,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from triptych.engine.definition import with_sinks
+
 Stretches = Sequence[tuple[int, int]]
 """First place and number of places of each, in the order of the request's tokens."""
 
@@ -30,7 +32,9 @@ def stretches(places: Tensor, tokens: int) -> Stretches | None:
     return [(int(places[first]), last - first) for first, last in pairwise(edges)]
 
 
-def attend_side_by_side(query: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+def attend_side_by_side(
+    query: Tensor, keys: Tensor, values: Tensor, scale: float, sinks: Tensor | None = None
+) -> Tensor:
     """Causal attention of the last tokens of a request over its keys and values.
 
     Args:
@@ -38,14 +42,22 @@ def attend_side_by_side(query: Tensor, keys: Tensor, values: Tensor, scale: floa
         keys: shape (context, KV heads, head_dim).
         values: likewise.
         scale: of the scores.
+        sinks: see `with_sinks`; None: none.
 
     Returns:
         Shape (tokens, heads, head_dim).
     """
-    return attend_stretches(query, keys, values, [(0, keys.shape[0])], scale)
+    return attend_stretches(query, keys, values, [(0, keys.shape[0])], scale, sinks)
 
 
-def attend_stretches(query: Tensor, keys: Tensor, values: Tensor, places: Stretches, scale: float) -> Tensor:
+def attend_stretches(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    places: Stretches,
+    scale: float,
+    sinks: Tensor | None = None,
+) -> Tensor:
     """As `attend_side_by_side`, of a request whose keys are stretches of those given."""
     heads, tokens, width = query.shape
     parts = (
@@ -56,7 +68,10 @@ def attend_stretches(query: Tensor, keys: Tensor, values: Tensor, places: Stretc
     out, weight = next(parts)
     for other in parts:
         out, weight = _merged(out, weight, *other)
-    return out.reshape(heads, tokens, width).transpose(0, 1)
+    out = out.reshape(heads, tokens, width)
+    if sinks is not None:
+        out = with_sinks(out, weight.reshape(heads, tokens), sinks)
+    return out.transpose(0, 1)
 
 
 def _one(query: Tensor, keys: Tensor, values: Tensor, places: Stretches, scale: float) -> Iterator[_Part]:

@@ -38,8 +38,8 @@ class Inputs:
         """On another device."""
         if device.type == "cpu":
             return self
-        lines = None if self.kv.lines is None else self.kv.lines.to(device)
-        kv = replace(self.kv, places=self.kv.places.to(device), lines=lines)
+        prepared = None if self.kv.prepared is None else self.kv.prepared.to(device)
+        kv = replace(self.kv, places=self.kv.places.to(device), prepared=prepared)
         return Inputs(self.ids.to(device), self.positions.to(device), kv)
 
 
@@ -105,9 +105,9 @@ class DecodeGraphs:
         self._logits = run(self._inputs(most)).float()
         self._launch = {size: capture(partial(self._compute, size)) for size in reversed(self.sizes)}
 
-    def take(self, inputs: Inputs) -> bool:
+    def takes(self, inputs: Inputs) -> bool:
         """Whether a batch can be run so."""
-        lines = inputs.kv.lines
+        lines = inputs.kv.prepared
         return lines.most == 1 and lines.gathered is None and inputs.ids.shape[1] <= self.sizes[-1]
 
     def run(self, inputs: Inputs) -> Tensor:
@@ -121,7 +121,7 @@ class DecodeGraphs:
         """
         count = inputs.ids.shape[1]
         size = next(size for size in self.sizes if size >= count)
-        lines: Lines = inputs.kv.lines
+        lines: Lines = inputs.kv.prepared
         wide, narrow = self._empty_wide(size), self._empty_narrow(size)
         wide[0, :count] = inputs.ids[0]
         wide[1, :count] = inputs.kv.places

@@ -25,6 +25,7 @@ from transformers import (
     PretrainedConfig,
 )
 from transformers.initialization import no_init_weights
+from transformers.utils.quantization_config import Mxfp4Config
 
 from triptych import catalog
 from triptych.engine.attention import NAME
@@ -100,8 +101,7 @@ def load(
             with no_init_weights():
                 model = kind.from_config(config, dtype=dtype, attn_implementation=kernels)
             model.tie_weights()
-            fill(model, seed)
-            model.to(device)
+            fill(model.to(device), seed)  # there: a GPU writes its memory many times faster than the CPU
         else:
             model = _from_checkpoint(kind, name, config, dtype, device, kernels)
         stop_tokens = _stop_tokens(config, name)
@@ -156,15 +156,20 @@ def _from_checkpoint(
     Raises:
         ValueError: weights are missing, or of another shape than the configuration has.
     """
+    stored: dict[str, Any] = getattr(config, "quantization_config", None) or {}
+    # Weights in MXFP4 (gpt-oss) become what the plan has memory for.
+    whole = (
+        {"quantization_config": Mxfp4Config(dequantize=True)} if stored.get("quant_method") == "mxfp4" else {}
+    )
     model, found = kind.from_pretrained(
         folder,
         config=config,
         dtype=dtype,
-        device_map=None if device == "cpu" else device,
         attn_implementation=kernels,
         local_files_only=True,
         ignore_mismatched_sizes=True,  # refused below, where it is known which
         output_loading_info=True,
+        **whole,
     )
     if found["missing_keys"]:
         missing = sorted(found["missing_keys"])
@@ -172,7 +177,7 @@ def _from_checkpoint(
     if found["mismatched_keys"]:
         name, there, wanted = sorted(found["mismatched_keys"])[0]
         raise ValueError(f"{name} has shape {list(there)}, config.json asks for {list(wanted)}")
-    return model
+    return model.to(device)  # `device_map` would do it too, but with a package more (accelerate)
 
 
 def _with_image_positions(config: PretrainedConfig) -> PretrainedConfig:

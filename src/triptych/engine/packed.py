@@ -3,11 +3,13 @@
 oneDNN rearranges a weight for its kernels at every call unless it is given one that it has rearranged before,
 which matters most for the few rows of a decode step. A ReLU in a pass of its own over the rows of a prefill
 costs a third of the product before it. And processors without matrix units for bfloat16 (AMX) multiply it at
-half the speed of float32 or less: there the weights are kept in float32, which is also the more exact.
+half the speed of float32 or less: there the whole model is kept in float32, which is also the more exact, and
+only KV stays in the format that was asked for.
 """
 
 from __future__ import annotations
 
+from copy import deepcopy
 from time import perf_counter
 
 import psutil
@@ -27,43 +29,40 @@ class PackedLinear(nn.Module):
 
     Args:
         linear: the layer.
-        dtype: of the operands of the product. The output has that of the layer; if an activation function is
-            fused it keeps this one, since another product follows.
         activation: oneDNN's name of a function of the output.
     """
 
-    def __init__(self, linear: nn.Linear, dtype: torch.dtype, activation: str = "none") -> None:
+    def __init__(self, linear: nn.Linear, activation: str = "none") -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self._dtype = dtype
         self._activation = activation
-        self._out = linear.weight.dtype if activation == "none" else dtype
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach().to(dtype))
-        self._bias = None if linear.bias is None else linear.bias.detach().to(dtype)
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())
+        self._bias = None if linear.bias is None else linear.bias.detach()
 
     def forward(self, rows: Tensor) -> Tensor:
         """Shape (..., in_features) to (..., out_features)."""
         out: Tensor = torch.ops.mkldnn._linear_pointwise(
-            rows.to(self._dtype), self._weight, self._bias, self._activation, [], ""
+            rows, self._weight, self._bias, self._activation, [], ""
         )
-        return out.to(self._out)
+        return out
 
 
 def pack(model: nn.Module) -> torch.dtype | None:
-    """Packs all linear layers of a model in place.
+    """Packs all linear layers of a model in place, in the number format in which they are multiplied fastest.
 
     Returns:
-        The number format of the products; None where nothing was packed, for want of oneDNN or of layers.
+        That format, which all of the model then has; None where nothing was packed, for want of oneDNN or of
+        layers.
     """
-    if not torch.backends.mkldnn.is_available():
+    first = next((module for module in model.modules() if type(module) is nn.Linear), None)
+    if first is None or not torch.backends.mkldnn.is_available():
         return None
-    dtype: torch.dtype | None = None
+    dtype = _product_dtype(model, first)
+    model.to(dtype)
     for module in list(model.modules()):
         for name, linear in list(module.named_children()):
-            if type(linear) is not nn.Linear:
-                continue
-            dtype = dtype or _product_dtype(model, linear)
-            setattr(module, name, PackedLinear(linear, dtype, _fuse(module, name)))
+            if type(linear) is nn.Linear:
+                setattr(module, name, PackedLinear(linear, _fuse(module, name)))
     return dtype
 
 
@@ -91,8 +90,8 @@ def _product_dtype(model: nn.Module, linear: nn.Linear) -> torch.dtype:
 
 
 def _seconds(linear: nn.Linear, dtype: torch.dtype) -> float:
-    packed = PackedLinear(linear, dtype)
-    rows = torch.ones(_ROWS, linear.in_features, dtype=linear.weight.dtype)
+    packed = PackedLinear(deepcopy(linear).to(dtype))
+    rows = torch.ones(_ROWS, linear.in_features, dtype=dtype)
     times = []
     for _ in range(_REPEATS):
         begin = perf_counter()

@@ -18,7 +18,7 @@ _SHARP = {
 """Modules that make queries and keys."""
 _NORMS = ("norm", ".ln_1.", ".ln_2.", ".ln_f.")
 """In the names of norms."""
-_OFFSET_NORMS = {"GemmaRMSNorm", "Gemma3RMSNorm"}
+_OFFSET_NORMS = {"GemmaRMSNorm", "Gemma2RMSNorm", "Gemma3RMSNorm", "VaultGemmaRMSNorm"}
 """Norms that multiply by one more than their weight."""
 _SMALL = ("embed", ".wte.", ".wpe.")
 """In the names of embeddings."""
@@ -63,8 +63,10 @@ def _inputs(module: nn.Module, weight: Tensor) -> int:
     """Values from which one output of a matrix is made."""
     if isinstance(module, Conv1D):  # (inputs, outputs)
         return weight.shape[0]
-    # Experts are stacked: (experts, outputs, inputs).
-    return weight.shape[-1] if weight.dim() == 3 else math.prod(weight.shape[1:])
+    # Experts are stacked: (experts, outputs, inputs), or the other way round.
+    if weight.dim() == 3:
+        return weight.shape[1 if getattr(module, "is_transposed", False) else 2]
+    return math.prod(weight.shape[1:])
 
 
 def _embedding_scale(model: Any, module: nn.Module) -> float:
@@ -75,7 +77,7 @@ def _embedding_scale(model: Any, module: nn.Module) -> float:
 
 def _tile(weight: Tensor, numbers: Tensor) -> None:
     flat = weight.view(-1)
-    numbers = numbers.to(flat.dtype)
+    numbers = numbers.to(flat.device, flat.dtype)
     for first in range(0, flat.numel(), _BLOCK):
         part = flat[first : first + _BLOCK]
         part.copy_(numbers[: part.numel()])

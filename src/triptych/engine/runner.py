@@ -49,7 +49,6 @@ class Runner:
         model: what runs, loaded with paged attention.
         blocks: KV blocks.
         block_size: tokens in one.
-        products: number format in which the device multiplies fastest; None: the model's.
         attention: of all passes; None: the best that the device has.
     """
 
@@ -59,7 +58,6 @@ class Runner:
         *,
         blocks: int,
         block_size: int,
-        products: torch.dtype | None = None,
         attention: Attention | None = None,
     ) -> None:
         self.model = model
@@ -67,14 +65,15 @@ class Runner:
         """By image content; whoever evicts removes."""
         self.blocks = blocks
         self._block_size = block_size
-        self.device: torch.device = next(model.model.parameters()).device
+        weight: Tensor = next(model.model.parameters())
+        self.device = weight.device
+        self._dtype = weight.dtype  # wider than the pool's where that is the faster: see `packed.py`
         self.attention: Attention = attention or choose(
             kv_heads=model.kv_heads,
             head_dim=model.head_dim,
             block_size=block_size,
             dtype=model.dtype,
             device=self.device,
-            products=products,
         )
         self.graphs: DecodeGraphs | None = None
         self.range: Callable[[str], AbstractContextManager[None]] = range_on(self.device)
@@ -131,7 +130,7 @@ class Runner:
 
     def _encode(self, images: list[ImageInput]) -> None:
         frames = self.model.model.config.vision_config.temporal_patch_size
-        pixels = torch.cat([patches(image, frames).to(self.device, self.model.dtype) for image in images])
+        pixels = torch.cat([patches(image, frames).to(self.device, self._dtype) for image in images])
         grids = torch.tensor([image.grid for image in images], device=self.device)
         found = self.model.model.get_image_features(pixels, image_grid_thw=grids, return_dict=True)
         layers = getattr(found, "deepstack_features", None) or ()
@@ -165,7 +164,7 @@ class Runner:
         """
         with self.range("prompt" if any(item.tokens > 1 for item in work) else "token"):
             inputs, rows = self._inputs(work)
-            if self.graphs is not None and self.graphs.take(inputs) and not _shows_images(work):
+            if self.graphs is not None and self.graphs.takes(inputs) and not _shows_images(work):
                 logits = self.graphs.run(inputs)
                 return logits if len(rows) == len(work) else logits[rows]
             inputs = inputs.to(self.device)

@@ -18,7 +18,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from triptych.engine.attention import PIECE_BY_PIECE, Attention, KVPool, Pass, Piece, PieceByPiece
+from triptych.engine.attention import PIECE_BY_PIECE, Attention, KVPool, Pass, Piece
+from triptych.engine.definition import with_sinks
 
 logger = logging.getLogger(__name__)
 
@@ -62,11 +63,28 @@ class Kernel(Protocol):
     """Attention of pieces of any lengths, causal from the right, as `flash` has it."""
 
     def __call__(
-        self, query: Tensor, keys: Tensor, values: Tensor, lines: Lines, *, back: int, scale: float
+        self,
+        query: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        lines: Lines,
+        *,
+        back: int,
+        scale: float,
+        sinks: Tensor | None = None,
     ) -> Tensor: ...
 
 
-def flash(query: Tensor, keys: Tensor, values: Tensor, lines: Lines, *, back: int, scale: float) -> Tensor:
+def flash(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    lines: Lines,
+    *,
+    back: int,
+    scale: float,
+    sinks: Tensor | None = None,
+) -> Tensor:
     """Torch's kernel, which `torch.nn.attention.varlen.varlen_attn` calls too.
 
     Called without that wrapper, which takes a host's time in every layer.
@@ -78,6 +96,7 @@ def flash(query: Tensor, keys: Tensor, values: Tensor, lines: Lines, *, back: in
         lines: the pieces.
         back: keys before its own that a token sees; -1: all.
         scale: of the scores.
+        sinks: see `with_sinks`; None: none.
 
     Returns:
         Shape (tokens, heads, head_dim).
@@ -88,7 +107,9 @@ def flash(query: Tensor, keys: Tensor, values: Tensor, lines: Lines, *, back: in
     # A single token sees all keys whether causal or not, and the kernel is quicker if it is not told so.
     single = lines.most == 1
     paged = {} if lines.table is None else {"block_table": lines.table}
-    out: Tensor = torch.ops.aten._flash_attention_forward(
+    out: Tensor
+    weight: Tensor  # shape (heads, tokens)
+    out, weight, *_ = torch.ops.aten._flash_attention_forward.default(
         query,
         keys,
         values,
@@ -104,8 +125,10 @@ def flash(query: Tensor, keys: Tensor, values: Tensor, lines: Lines, *, back: in
         window_size_right=-1 if back < 0 and single else 0,
         seqused_k=lines.lengths,
         **paged,
-    )[0]
-    return out
+    )
+    if sinks is None:
+        return out
+    return with_sinks(out.transpose(0, 1), weight, sinks).transpose(0, 1)
 
 
 class Varlen:
@@ -118,6 +141,8 @@ class Varlen:
 
     def __init__(self, block_size: int | None = None, *, kernel: Kernel = flash) -> None:
         self.block_size = block_size
+        self.takes_sinks = True
+        """Whether the kernel tells what attention with sinks needs; if not that goes piece by piece."""
         self.name = "FlashAttention, one call a layer, " + ("side by side" if block_size is None else "paged")
         self._kernel = kernel
 
@@ -146,17 +171,36 @@ class Varlen:
         )
 
     def __call__(
-        self, query: Tensor, keys: Tensor, values: Tensor, kv: Pass, scale: float, window: int | None
+        self,
+        query: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        kv: Pass,
+        scale: float,
+        window: int | None,
+        *,
+        sinks: Tensor | None = None,
+        softcap: float | None = None,
     ) -> Tensor:
-        """As `Attention` says."""
-        lines: Lines = kv.lines
+        """As `Attention` says.
+
+        Raises:
+            RuntimeError: the pass tells no pieces, and the kernel does not do what is asked.
+        """
+        if softcap is not None or (sinks is not None and not self.takes_sinks):
+            if not kv.pieces:
+                raise RuntimeError("attention with capped scores, or with these sinks, goes piece by piece")
+            whole = replace(kv, prepared=None)
+            return PIECE_BY_PIECE(query, keys, values, whole, scale, window, sinks=sinks, softcap=softcap)
+        lines: Lines = kv.prepared
         if lines.gathered is not None:
             keys, values = keys[lines.gathered], values[lines.gathered]
         elif self.block_size is not None:
             shape = (-1, self.block_size, *keys.shape[1:])
             keys, values = keys.view(shape), values.view(shape)
         back = -1 if window is None else window - 1
-        return self._kernel(query.transpose(0, 1), keys, values, lines, back=back, scale=scale)
+        more = {} if sinks is None else {"sinks": sinks}
+        return self._kernel(query.transpose(0, 1), keys, values, lines, back=back, scale=scale, **more)
 
 
 def _places(piece: Piece) -> Tensor:
@@ -179,7 +223,6 @@ def choose(
     block_size: int,
     dtype: torch.dtype,
     device: torch.device,
-    products: torch.dtype | None = None,
     kernel: Kernel | None = None,
 ) -> Attention:
     """How a device attends to a pool of this shape: the first way that it takes and gets right.
@@ -190,17 +233,20 @@ def choose(
         block_size: places of a page.
         dtype: of keys and values.
         device: where they are.
-        products: format in which the CPU multiplies fastest; None: that of the pool.
         kernel: that is tried; None: torch's on CUDA, and none on other devices.
     """
     if kernel is None and device.type == "cuda":
         kernel = flash
     if kernel is None:
-        return PieceByPiece(products)
+        return PIECE_BY_PIECE
     for candidate in (Varlen(block_size, kernel=kernel), Varlen(kernel=kernel)):
         problem = _problem(candidate, kv_heads, head_dim, block_size, dtype, device)
         if problem is None:
             logger.info("attention: %s", candidate.name)
+            lost = _problem(candidate, kv_heads, head_dim, block_size, dtype, device, sinks=True)
+            if lost is not None:
+                logger.info("attention with sinks: piece by piece: %s", lost)
+                candidate.takes_sinks = False
             return candidate
         logger.info("attention: not %s: %s", candidate.name, problem)
     logger.info("attention: %s", PIECE_BY_PIECE.name)
@@ -208,7 +254,14 @@ def choose(
 
 
 def _problem(
-    candidate: Varlen, kv_heads: int, head_dim: int, block: int, dtype: torch.dtype, device: torch.device
+    candidate: Varlen,
+    kv_heads: int,
+    head_dim: int,
+    block: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    sinks: bool = False,
 ) -> str | None:
     """What is wrong with a way to attend; None: it agrees with the definition on small batches."""
     noise = torch.Generator().manual_seed(0)
@@ -221,15 +274,18 @@ def _problem(
     keys, values = some(8 * span, kv_heads, head_dim), some(8 * span, kv_heads, head_dim)
     prompts = [Piece(0, 5, 0, 6 * span), Piece(5, 3, 2 * span - 2, 2 * span), Piece(8, 1, span, span)]
     singles = [Piece(0, 1, span, 5 * span), Piece(1, 1, 0, 7 * span), Piece(2, 1, 2 * span, span)]
+    given = some(2 * kv_heads) if sinks else None
     apart = torch.cat([torch.arange(span, 2 * span), torch.arange(1)])
     try:
         for pieces in (prompts, singles, [*singles, Piece(3, 1, span, apart)]):
             query = some(2 * kv_heads, pieces[-1].first + pieces[-1].tokens, head_dim)
             batch = Pass(pool, pieces, torch.empty(0), candidate, candidate.prepare(pieces).to(device))
             for window in (None, span // 2):
-                found = candidate(query, keys, values, batch, 0.2, window)
-                whole = replace(batch, lines=None)
-                expected = PIECE_BY_PIECE(query.float(), keys.float(), values.float(), whole, 0.2, window)
+                found = candidate(query, keys, values, batch, 0.2, window, sinks=given)
+                whole = replace(batch, prepared=None)
+                expected = PIECE_BY_PIECE(
+                    query.float(), keys.float(), values.float(), whole, 0.2, window, sinks=given
+                )
                 worst = (found.float() - expected).abs().max().item()
                 if not worst < _TOLERANCE:
                     return f"it is off by {worst:.2g}"

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from multiprocessing.connection import Connection
 from tempfile import TemporaryDirectory
@@ -23,6 +26,8 @@ SIZES = tuple(4**power for power in range(6, 14))
 """Bytes: 4 KiB to 64 MiB."""
 QUICK_SIZES = SIZES[:5:2]
 _WARM_UP = 3
+_PATIENCE = 60
+"""Seconds to wait for a message."""
 
 
 def measure_copies(device: str, sizes: Sequence[int], repeats: int) -> Iterator[tuple[str, list[Row]]]:
@@ -80,32 +85,25 @@ def _messages(folder: str, sizes: Sequence[int], repeats: int) -> Iterator[Row]:
     push, pull = context.socket(zmq.PUSH), context.socket(zmq.PULL)
     push.bind(addresses[0])
     pull.bind(addresses[1])
-    other = multiprocessing.get_context("spawn").Process(target=_echo, args=addresses, daemon=True)
-    other.start()
+    other = subprocess.Popen([sys.executable, "-m", "triptych.profiler.echo", *addresses])
     try:
         for size in sizes:
             message = bytes(size)
 
             def there_and_back(message: bytes = message) -> None:
                 push.send(message)
+                if not pull.poll(_PATIENCE * 1000):
+                    raise RuntimeError(f"the other process gave no message back in {_PATIENCE} s")
                 pull.recv()
 
             yield _row("message", [taken / 2 for taken in _timed(there_and_back, repeats)], size)
         push.send(b"")
-        other.join(5)
+        with suppress(subprocess.TimeoutExpired):
+            other.wait(5)
     finally:
         other.kill()
+        other.wait()
         context.destroy(linger=0)
-
-
-def _echo(inbox: str, outbox: str) -> None:
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    pull, push = context.socket(zmq.PULL), context.socket(zmq.PUSH)
-    pull.connect(inbox)
-    push.connect(outbox)
-    while message := pull.recv():
-        push.send(message)
-    context.destroy(linger=0)
 
 
 def _group(device: str, members: int, folder: str, sizes: Sequence[int], repeats: int) -> list[Row]:

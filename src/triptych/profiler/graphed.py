@@ -1,31 +1,34 @@
-"""Passes that the engine launches as one captured graph, cut into operators all the same.
+"""Passes whose time is taken whole, cut into operators all the same.
 
 A graph has no marks in it. The time of its launch is divided as the pieces of the same pass divide theirs
 where it is launched kernel by kernel. For that the device is held up at the beginning, until all kernels wait
-in line: no piece then waits for the host, as none does in a graph.
+in line: no piece then waits for the host, as none does in a graph. A pass that is launched kernel by kernel
+anyway, but whose marks would take the host's time, is divided as the same pass with all marks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from time import perf_counter
 
 import torch
 
 from triptych.engine.graphs import Capture
 from triptych.engine.runner import Runner, Work
-from triptych.profiler.marks import INPUT, Marks
+from triptych.profiler.marks import GRAPH, INPUT, Marks
 from triptych.profiler.statistics import Piece
 
-GRAPH = "graph"
-"""The mark of a launch."""
-_HELD_CYCLES = 40_000_000
-"""Of the device: 20 ms at 2 GHz, longer than a host needs to launch the kernels of a pass."""
+_CYCLES = 2e9
+"""Of a device in a second, at the most: a slower one is held up for longer."""
+_MARGIN = 2.0
+"""By which the device is held up longer than the host needs to launch a pass without marks."""
 
 
-def hold_device() -> None:
+def hold_device(seconds: float) -> None:
     """Keeps the CUDA device at work."""
-    torch.cuda._sleep(_HELD_CYCLES)
+    torch.cuda._sleep(int(_CYCLES * seconds))
 
 
 def marked(capture: Capture, marks: Marks) -> Capture:
@@ -51,10 +54,10 @@ class Passes:
     Args:
         runner: what runs.
         marks: in its model.
-        hold: keeps the device at work for a while.
+        hold: keeps the device at work for so many seconds.
     """
 
-    def __init__(self, runner: Runner, marks: Marks, hold: Callable[[], None]) -> None:
+    def __init__(self, runner: Runner, marks: Marks, hold: Callable[[float], None]) -> None:
         self._runner = runner
         self._marks = marks
         self._hold = hold
@@ -67,12 +70,14 @@ class Passes:
 
     def apart(self, work: list[Work]) -> list[Piece]:
         """Of a pass whose kernels are launched one by one and wait for nothing but each other."""
-        self._marks.at_input = self._hold
-        try:
-            with self.plain():
+        with self.plain():
+            began = perf_counter()
+            self._runner.logits(work)  # loads the kernels, and comes back when all are launched
+            self._marks.at_input = partial(self._hold, _MARGIN * (perf_counter() - began))
+            try:
                 return self.pieces(work)
-        finally:
-            self._marks.at_input = None
+            finally:
+                self._marks.at_input = None
 
     @contextmanager
     def plain(self) -> Iterator[None]:
@@ -90,11 +95,11 @@ def is_graph(pieces: Sequence[Piece]) -> bool:
 
 
 def divided(pieces: Sequence[Piece], apart: Sequence[Piece]) -> list[Piece]:
-    """A launch cut into operators.
+    """A pass cut into operators.
 
     Args:
-        pieces: of the launch.
-        apart: of the same pass, kernel by kernel.
+        pieces: of the pass: its input, and the rest.
+        apart: of the same batch with all marks.
     """
     inputs = [piece for piece in pieces if piece.operator == INPUT]
     parts = [piece for piece in apart if piece.operator != INPUT]

@@ -6,7 +6,8 @@ between two pieces, so that the operators of a pass add up to the pass.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from time import perf_counter_ns
 from typing import Any, Protocol
@@ -17,6 +18,8 @@ from triptych.profiler.statistics import Piece
 
 INPUT = "input"
 """The mark before the embedding: until then the host builds the input."""
+GRAPH = "graph"
+"""The mark of the launch of a graph."""
 
 
 class Clock(Protocol):
@@ -86,6 +89,8 @@ class Marks:
         self.last = ""
         """What the latest mark was for; empty at the beginning of a pass."""
         self.on = False
+        self.are_few = False
+        """Whether only those are set that tell what is no operator: the input, and a graph."""
         self.at_input: Callable[[], None] | None = None
         """Called when the input is there."""
 
@@ -98,12 +103,11 @@ class Marks:
 
     def mark(self, name: str) -> None:
         """What came since the last mark was this operator."""
-        if self.on:
-            if name == INPUT and self.at_input is not None:
-                self.at_input()
-            self._stamps.append(self.clock.stamp())
-            self._names.append(name)
-            self.last = name
+        if not self.on or (self.are_few and name not in (INPUT, GRAPH)):
+            return
+        if name == INPUT and self.at_input is not None:
+            self.at_input()
+        self._stamp(name)
 
     def end(self, name: str) -> list[Piece]:
         """Ends the pass: what came since the last mark was this operator.
@@ -111,7 +115,21 @@ class Marks:
         Returns:
             The pieces of the pass, in order.
         """
-        self.mark(name)
+        self._stamp(name)
         self.on = False
         seconds = self.clock.between(self._stamps)
         return [Piece(*piece) for piece in zip(self._names, seconds, strict=True)]
+
+    @contextmanager
+    def few(self) -> Iterator[None]:
+        """Passes with few marks."""
+        self.are_few = True
+        try:
+            yield
+        finally:
+            self.are_few = False
+
+    def _stamp(self, name: str) -> None:
+        self._stamps.append(self.clock.stamp())
+        self._names.append(name)
+        self.last = name

@@ -8,11 +8,14 @@ positions, the product of a gate.
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple, overload
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -81,33 +84,70 @@ RULES: tuple[Rule, ...] = (
 """The first whose pattern matches the end of a module's path counts."""
 
 
-def instrument(model: LoadedModel, spec: Model, marks: Marks, *, ranges: bool = False) -> None:
-    """Sets marks in a model, for good.
+class Hooks:
+    """What sets the marks in a model. A module with hooks takes the host longer, even if they do nothing."""
+
+    def __init__(self) -> None:
+        self._modules: list[nn.Module] = []
+        self._own: set[int] = set()
+
+    def add(self, module: nn.Module, handles: Sequence[RemovableHandle]) -> None:
+        """Hooks of a module; those that it gets from others stay what they are."""
+        self._modules.append(module)
+        self._own.update(handle.id for handle in handles)
+
+    @contextmanager
+    def out(self) -> Iterator[None]:
+        """Modules run without these hooks."""
+        before = []
+        for module in self._modules:
+            for name in ("_forward_pre_hooks", "_forward_hooks"):
+                hooks = module.__dict__[name]
+                before.append((module, name, hooks))
+                others = {number: hook for number, hook in hooks.items() if number not in self._own}
+                module.__dict__[name] = OrderedDict(others)
+        try:
+            yield
+        finally:
+            for module, name, hooks in before:
+                module.__dict__[name] = hooks
+
+
+def instrument(model: LoadedModel, spec: Model, marks: Marks, *, ranges: bool = False) -> Hooks:
+    """Sets marks in a model.
 
     Args:
         model: its modules get hooks, and another attention function.
         spec: its shape.
         marks: that the hooks set.
         ranges: whether modules stand in NVTX ranges too.
+
+    Returns:
+        The hooks that can be left out: all but the one that tells the input from the rest.
     """
+    hooks = Hooks()
     for path, module in model.model.named_modules():
         rule = rule_of(path)
         if rule is None:
             continue
+        handles = []
         if ranges:
-            module.register_forward_pre_hook(begin_range(rule.end or path))
-            module.register_forward_hook(end_range)
+            handles.append(module.register_forward_pre_hook(begin_range(rule.end or path)))
+            handles.append(module.register_forward_hook(end_range))
         start = _vision_kind(path, spec) if rule.start == _VISION_ATTENTION else rule.start
         if start:
-            module.register_forward_pre_hook(_before(marks, start))
+            handle = module.register_forward_pre_hook(_before(marks, start))
+            handles += [] if start == INPUT else [handle]
         if rule.end:
-            module.register_forward_hook(_after(marks, rule.end))
+            handles.append(module.register_forward_hook(_after(marks, rule.end)))
+        hooks.add(module, handles)
     AttentionInterface.register(TEXT, _text_attention(marks))
     model.model.config.get_text_config()._attn_implementation = TEXT
     vision = getattr(model.model.config, "vision_config", None)
     if vision is not None:
         AttentionInterface.register(VISION, _vision_attention(marks))
         vision._attn_implementation = VISION
+    return hooks
 
 
 def rule_of(path: str) -> Rule | None:
@@ -154,6 +194,8 @@ def _text_attention(marks: Marks) -> Any:
         kv: Pass,
         **more: Any,
     ) -> tuple[Tensor, None]:
+        if marks.are_few:
+            return attend(module, query, key, value, attention_mask, kv=kv, **more)
         watched = replace(kv, attention=MarkedAttention(kv.attention, marks))
         return attend(module, query, key, value, attention_mask, kv=watched, **more)
 
@@ -177,14 +219,21 @@ class MarkedAttention:
         return self._attention.prepare(pieces)
 
     def __call__(
-        self, query: Tensor, keys: Tensor, values: Tensor, kv: Pass, scale: float, window: int | None
+        self,
+        query: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        kv: Pass,
+        scale: float,
+        window: int | None,
+        **more: Any,
     ) -> Tensor:
         """As of what is marked."""
         if isinstance(self._attention, PieceByPiece):
             kv = replace(kv, pieces=MarkedPieces(kv.pieces, self._marks))
-            return self._attention(query, keys, values, kv, scale, window)
+            return self._attention(query, keys, values, kv, scale, window, **more)
         self._marks.mark("rope and KV write")
-        out = self._attention(query, keys, values, kv, scale, window)
+        out = self._attention(query, keys, values, kv, scale, window, **more)
         decodes = all(piece.tokens == 1 for piece in kv.pieces)
         self._marks.mark("decode attention" if decodes else "prefill attention")
         return out

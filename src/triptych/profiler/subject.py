@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -26,7 +26,7 @@ from triptych.engine.sequence import Sequence
 from triptych.policy import Request
 from triptych.profiler.graphed import Passes, divided, hold_device, is_graph, marked
 from triptych.profiler.marks import Clock, CPUClock, CUDAClock, Marks
-from triptych.profiler.modules import instrument
+from triptych.profiler.modules import Hooks, instrument
 from triptych.profiler.routing import Routing
 from triptych.profiler.shard import shard
 from triptych.profiler.sizes import Case, ImageCase
@@ -57,12 +57,17 @@ class Subject:
     loaded: LoadedModel
     runner: Runner
     marks: Marks
+    hooks: Hooks
     text: Passes
     routing: Routing
     layers: int
     tensor: int
     products: str
     """Number format in which the CPU multiplies; empty on other devices."""
+    costly: bool = False
+    """Whether marks take time that a pass without them has not: on CUDA, where the host records them."""
+    shares: dict[Case | ImageCase, list[Piece]] = field(default_factory=dict)
+    """How the passes divide that are taken whole, found out once for each batch."""
 
     @property
     def device(self) -> torch.device:
@@ -70,27 +75,47 @@ class Subject:
         weight: Tensor = next(self.loaded.model.parameters())
         return weight.device
 
-    def passes(self, case: Case | ImageCase) -> Callable[[], list[Piece]]:
-        """What runs one pass over a batch and gives its pieces."""
+    def passes(self, case: Case | ImageCase, *, all_marks: bool = False) -> Callable[[], list[Piece]]:
+        """What runs one pass over a batch and gives its pieces.
+
+        Args:
+            case: the batch.
+            all_marks: also where they take time, for a clock that tells kernels and not what is between.
+        """
         if isinstance(case, ImageCase):
             images = [_image(self.spec, index, grid) for index, grid in enumerate(case.grids)]
-            return lambda: self._encode(images)
+            encode = partial(self._encode, images)
+            return lambda: self._divided(case, encode, encode, all_marks)
         work, passes = self.work(case), self.text
-        apart: list[Piece] = []
+        pieces, apart = partial(passes.pieces, work), partial(passes.apart, work)
 
         def run() -> list[Piece]:
             self.routing.limit = case.experts
             with self.runner.range(case.name):
                 if case.experts and not case.chunks and self.largest_graph:
-                    return passes.apart(work)  # a graph sends tokens where it did when it was captured
-                pieces = passes.pieces(work)
-                if not is_graph(pieces):
-                    return pieces
-                if not apart:
-                    apart.extend(passes.apart(work))
-                return divided(pieces, apart)
+                    return apart()  # a graph sends tokens where it did when it was captured
+                return self._divided(case, pieces, apart, all_marks)
 
         return run
+
+    def _divided(
+        self,
+        case: Case | ImageCase,
+        run: Callable[[], list[Piece]],
+        apart: Callable[[], list[Piece]],
+        all_marks: bool,
+    ) -> list[Piece]:
+        """The pieces of a pass, of which a graph, or all where marks are costly, is measured whole."""
+        if all_marks or not self.costly:
+            pieces = run()
+            if not is_graph(pieces):
+                return pieces
+        else:
+            with self.hooks.out(), self.marks.few():
+                pieces = run()
+        if case not in self.shares:
+            self.shares[case] = apart() if is_graph(pieces) else run()
+        return divided(pieces, self.shares[case])
 
     @property
     def largest_graph(self) -> int:
@@ -98,7 +123,7 @@ class Subject:
         return self.runner.graphs.sizes[-1] if self.runner.graphs is not None else 0
 
     def work(self, case: Case) -> list[Work]:
-        """A batch whose requests lie side by side in the KV pool, of random tokens."""
+        """A batch of random tokens, whose requests lie side by side in the KV pool."""
         chance = random.Random(0)
         work: list[Work] = []
         page = 0
@@ -107,7 +132,8 @@ class Subject:
             context = tokens + history
             pages = list(range(page, page - (-context // BLOCK)))
             page += len(pages)
-            prompt = [chance.randrange(self.vocabulary) for _ in range(context)]
+            # What is in the cache is not read again, and drawing a million tokens takes a second.
+            prompt = [0] * history + [chance.randrange(self.vocabulary) for _ in range(tokens)]
             sequence = Sequence("", Request(0, context, 1), prompt, Sampling(max_tokens=1), pages=pages)
             work.append(Work(sequence, history, tokens, True))
         return work
@@ -175,11 +201,11 @@ def build(name: str, *, device: str, precision: str, tensor: int, kv_tokens: int
         loaded = shard(loaded, tensor)
     products = pack(loaded.model) if device == "cpu" else None
     marks = Marks(_clock(device))
-    instrument(loaded, spec, marks, ranges=device == "cuda")
+    hooks = instrument(loaded, spec, marks, ranges=device == "cuda")
     routing = Routing(loaded.model)
     kv = 2 * loaded.layers * loaded.kv_heads * loaded.head_dim * dtype.itemsize
     blocks = min(kv_tokens, int(_free(device) / 2 / kv)) // BLOCK
-    runner = Runner(loaded, blocks=blocks, block_size=BLOCK, products=products)
+    runner = Runner(loaded, blocks=blocks, block_size=BLOCK)
     runner.warm_up()
     if device == "cuda" and batch:
         runner.capture(min(batch, blocks), marked(CUDACapture(), marks))
@@ -188,11 +214,13 @@ def build(name: str, *, device: str, precision: str, tensor: int, kv_tokens: int
         loaded,
         runner,
         marks,
+        hooks,
         Passes(runner, marks, hold_device),
         routing,
         layers,
         tensor,
         str(products or "").removeprefix("torch."),
+        costly=device == "cuda",
     )
 
 

@@ -11,6 +11,9 @@ from triptych.profiler.marks import Marks
 from triptych.profiler.statistics import Piece
 
 _MARK = "triptych.mark"
+_LAUNCH = "GraphLaunch"
+"""In the names of the runtime's and the driver's launches of a graph."""
+_HOST = torch._C._autograd.DeviceType.CPU
 
 
 class TraceClock:
@@ -32,16 +35,26 @@ class TraceClock:
 def kernels_between(events: Iterable[Any]) -> list[float]:
     """Seconds of kernels that were launched from each mark to the next.
 
+    An operator knows the kernels that it launched. The launch of a graph is no operator and knows none: its
+    kernels stand in the device's part of the trace under the number of the launch.
+
     Args:
-        events: of `torch.profiler`, with `name`, `time_range.start` and `self_device_time_total` in
-            microseconds.
+        events: of `torch.profiler`, of host and device, with `name`, `id`, `device_type`, `time_range` and
+            `self_device_time_total` in microseconds.
     """
+    events = list(events)
+    host = [event for event in events if event.device_type == _HOST]
+    graphs = {event.id: 0.0 for event in host if _LAUNCH in event.name}
+    for event in events:
+        if event.device_type != _HOST and event.id in graphs:
+            graphs[event.id] += event.time_range.end - event.time_range.start
     seconds: list[float] = []
-    for event in sorted(events, key=lambda event: event.time_range.start):
+    for event in sorted(host, key=lambda event: event.time_range.start):
         if event.name == _MARK:
             seconds.append(0.0)
         elif seconds:
-            seconds[-1] += event.self_device_time_total * 1e-6
+            launched = graphs[event.id] if _LAUNCH in event.name else 0.0
+            seconds[-1] += (event.self_device_time_total or launched) * 1e-6
     return seconds
 
 
@@ -54,9 +67,7 @@ def traced(marks: Marks, run: Callable[[], list[Piece]]) -> list[Piece]:
     def events() -> Iterable[Any]:
         torch.cuda.synchronize()
         profiler.stop()
-        # A kernel stands in the trace twice: by its launch, which is what counts, and by itself.
-        host = torch._C._autograd.DeviceType.CPU
-        return [event for event in profiler.events() or () if event.device_type == host]
+        return profiler.events() or ()
 
     marks.clock = TraceClock(events)
     profiler.start()

@@ -91,7 +91,8 @@ class Turns:
             return {}
         kernels: dict[str, float] = {}
         if case.traced and self._subject.device.type == "cuda":
-            taken = named(self._subject, traced(self._subject.marks, self._run(case)))
+            run = self._subject.passes(case, all_marks=True)
+            taken = named(self._subject, traced(self._subject.marks, run))
             kernels = per_run(self._subject, taken)
         return {"touched": round(self._subject.touched(case)), "kernels": kernels}
 

@@ -24,8 +24,12 @@ class Experts(Spec):
     """Hidden width of one expert's MLP."""
     shared_intermediate: int = Field(default=0, ge=0)
     """Hidden width of the MLP that every token passes beside its experts; 0 if there is none."""
+    bias: bool = False
+    """Of their matrices (gpt-oss)."""
     shared_gate: bool = True
     """Whether a gate weighs that MLP's output (Qwen2-MoE)."""
+    router_bias: bool = False
+    """Whether the router adds something to the score of each expert (gpt-oss, ERNIE 4.5)."""
     layers: PositiveInt
     """How many layers have experts; the others have the plain MLP."""
 
@@ -64,6 +68,9 @@ class TextModel(Spec):
     output_bias: bool = False
     """Bias of the attention output projection."""
     mlp_bias: bool = False
+    """Of the plain MLP, and of shared experts."""
+    activation_parameters: int = Field(default=0, ge=0)
+    """Of the activation function in a layer's plain MLP (2 in Apertus)."""
     norm_bias: bool = False
     """LayerNorm (weight and bias) rather than RMSNorm (weight)."""
     norm_weight: bool = True
@@ -76,6 +83,8 @@ class TextModel(Spec):
     """Norm over each query and key head (Qwen3), or over all of them together (OLMo 2)."""
     qk_norm_shared: bool = True
     """Whether heads share that norm's weights."""
+    sinks: bool = False
+    """A score in each head that takes part in the softmax's denominator alone (gpt-oss)."""
     head_bias: bool = False
     """Bias of the language-model head (Phi-2)."""
     embedding_width: PositiveInt | None = None
@@ -114,11 +123,11 @@ class TextModel(Spec):
 
     @property
     def attention_parameters(self) -> int:
-        """Attention of one layer: query, key, value and output matrices, biases, head norms."""
+        """Attention of one layer: query, key, value and output matrices, biases, head norms, sinks."""
         queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
         matrices = self.hidden * (queries + 2 * keys) + queries * self.hidden
         biases = (queries + 2 * keys if self.qkv_bias else 0) + self.hidden * self.output_bias
-        return matrices + biases + self.head_norm_parameters
+        return matrices + biases + self.head_norm_parameters + self.heads * self.sinks
 
     @property
     def head_norm_parameters(self) -> int:
@@ -130,24 +139,25 @@ class TextModel(Spec):
     @property
     def mlp_parameters(self) -> int:
         """The plain MLP of one layer."""
-        return self._mlp(self.intermediate)
+        return self._mlp(self.intermediate, self.mlp_bias) + self.activation_parameters
 
     @property
     def expert_parameters(self) -> int:
         """One routed expert; 0 where there are none."""
-        return self._mlp(self.experts.intermediate) if self.experts else 0
+        return self._mlp(self.experts.intermediate, self.experts.bias) if self.experts else 0
 
     @property
     def router_parameters(self) -> int:
         """The router of one expert layer; 0 where there are no experts."""
-        return self.hidden * self.experts.count if self.experts else 0
+        return (self.hidden + self.experts.router_bias) * self.experts.count if self.experts else 0
 
     @property
     def shared_expert_parameters(self) -> int:
         """The shared expert of one expert layer and its gate, if any; 0 where there is none."""
         if self.experts is None or not self.experts.shared_intermediate:
             return 0
-        return self._mlp(self.experts.shared_intermediate) + self.hidden * self.experts.shared_gate
+        gate = self.hidden * self.experts.shared_gate
+        return self._mlp(self.experts.shared_intermediate, self.mlp_bias) + gate
 
     @property
     def norm_parameters(self) -> int:
@@ -184,9 +194,9 @@ class TextModel(Spec):
         """Parameters that work on one token: of the routed experts only `top_k`."""
         return self._with_experts(self.experts.top_k if self.experts else 0)
 
-    def _mlp(self, width: int) -> int:
+    def _mlp(self, width: int, bias: bool) -> int:
         into = (2 if self.gated_mlp else 1) * width
-        biases = into + self.hidden if self.mlp_bias else 0
+        biases = into + self.hidden if bias else 0
         return self.hidden * into + width * self.hidden + biases
 
     def _with_experts(self, experts: int) -> int:

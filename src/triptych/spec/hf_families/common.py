@@ -79,15 +79,15 @@ def layer_count(fields: Fields) -> int:
     return fields.count("num_hidden_layers", most=100_000)
 
 
-def routing(fields: Fields, *names: str) -> dict[str, int]:
-    """How many experts there are, by the first field of these names, and work on a token.
+def routing(fields: Fields, *names: str, each: str = "num_experts_per_tok") -> dict[str, int]:
+    """How many experts there are, by the first field of these names, and by the field `each` work on a token.
 
     Raises:
         SpecError: more work on a token than there are.
     """
-    count, top_k = fields.count(*names), fields.count("num_experts_per_tok")
+    count, top_k = fields.count(*names), fields.count(each)
     if top_k > count:
-        raise fields.wrong("num_experts_per_tok", f"{top_k} is more than {names[0]} ({count}); lower it")
+        raise fields.wrong(each, f"{top_k} is more than {names[0]} ({count}); lower it")
     return {"count": count, "top_k": top_k}
 
 
@@ -98,21 +98,44 @@ def everywhere(fields: Fields, common: dict[str, Any], experts: str) -> dict[str
 
 
 def after_the_first(fields: Fields, *, dense: int) -> dict[str, Any] | None:
-    """Experts in all layers but the first `first_k_dense_replace`, beside shared ones without a gate.
+    """Experts in all layers but the first `first_k_dense_replace`, beside shared ones.
 
     `dense` says how many layers have none where the file does not.
     """
-    layers = layer_count(fields) - fields.whole("first_k_dense_replace", default=dense)
+    layers = _after_the_first(fields, dense)
+    shared = fields.whole("n_shared_experts", default=1)
+    return beside_shared(fields, layers, shared, lambda: routing(fields, "n_routed_experts"))
+
+
+def where_sparse(fields: Fields, *, dense: int, shared: int) -> dict[str, Any] | None:
+    """Experts in the layers that `mlp_layer_types` calls sparse, else as `after_the_first` has them.
+
+    `shared` says beside how many shared ones where the file does not.
+    """
+    kinds = fields.words("mlp_layer_types")
+    layers = _after_the_first(fields, dense) if kinds is None else kinds.count("sparse")
+    shared = fields.whole("num_shared_experts", default=shared)
+    return beside_shared(fields, layers, shared, lambda: routing(fields, "num_experts", "num_local_experts"))
+
+
+def beside_shared(
+    fields: Fields, layers: int, shared: int, routed: Callable[[], dict[str, int]]
+) -> dict[str, Any] | None:
+    """Experts in some layers, if any, beside shared ones, all as wide as `moe_intermediate_size`, no gate."""
     if layers <= 0:
         return None
     width = fields.count("moe_intermediate_size")
     return {
-        **routing(fields, "n_routed_experts"),
+        **routed(),
         "intermediate": width,
-        "shared_intermediate": width * fields.whole("n_shared_experts", default=1),
+        "shared_intermediate": width * shared,
         "shared_gate": False,
         "layers": layers,
     }
+
+
+def _after_the_first(fields: Fields, dense: int) -> int:
+    return layer_count(fields) - fields.whole("first_k_dense_replace", default=dense)
 
 
 def window(fields: Fields, *, default: int | None = None) -> int | None:
@@ -143,6 +166,11 @@ def windows(fields: Fields, size: int | None, windowed: Callable[[int], bool]) -
     if number == 0:
         return {}
     return {"sliding_window": size, "windowed_layers": number if number < layers else None}
+
+
+def every_other_window(fields: Fields, *, default: int) -> dict[str, Any]:
+    """A window in the first, third, ... layer, of `default` tokens where the file does not say."""
+    return windows(fields, window(fields, default=default), lambda layer: layer % 2 == 0)
 
 
 def all_but_each(fields: Fields, name: str, *, default: int) -> Callable[[int], bool]:

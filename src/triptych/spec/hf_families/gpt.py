@@ -1,10 +1,10 @@
-"""Families after GPT-2 and OPT: LayerNorm, biases, an MLP of two matrices. And Phi, which begins there."""
+"""Families after GPT-2 and OPT: LayerNorm, biases, or an MLP of two matrices. And Phi, which begins there."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from triptych.spec.hf_families.common import Family, layer_count, rotary, window
+from triptych.spec.hf_families.common import Family, attention_bias, layer_count, rotary, window
 from triptych.spec.hf_fields import Fields
 
 _BIASES = ("qkv_bias", "output_bias", "mlp_bias")
@@ -88,6 +88,24 @@ def _phi3(fields: Fields) -> dict[str, Any]:
     return {**rotary(fields), "sliding_window": window(fields)}
 
 
+def _jais2(fields: Fields) -> dict[str, Any]:
+    """Squared ReLU between two matrices."""
+    mlp_bias = fields.flag("mlp_bias", default=True)
+    shape = {"gated_mlp": False, "norm_bias": True}
+    return {**rotary(fields), **shape, **attention_bias(fields, default=True), "mlp_bias": mlp_bias}
+
+
+def _nanochat(fields: Fields) -> dict[str, Any]:
+    """Norms without weights, those of queries and keys too."""
+    return {**rotary(fields), **attention_bias(fields), "gated_mlp": False, "norm_weight": False}
+
+
+def _apertus(fields: Fields) -> dict[str, Any]:
+    """xIELU, which has two parameters of its own, between two matrices; norms over query and key heads."""
+    shape = {"gated_mlp": False, "qk_norm": True, "activation_parameters": 2}
+    return {**rotary(fields), **attention_bias(fields), **shape}
+
+
 def _split(fields: Fields, heads: str, hidden: str) -> int:
     """Width of a head, where all together are as wide as the layer."""
     width, rest = divmod(fields.count(hidden), fields.count(heads))
@@ -104,4 +122,7 @@ FAMILIES: dict[str, Family] = {
     "starcoder2": Family(_starcoder2),
     "phi": Family(_phi),
     "phi3": Family(_phi3),
+    "apertus": Family(_apertus),
+    "jais2": Family(_jais2),
+    "nanochat": Family(_nanochat),
 }

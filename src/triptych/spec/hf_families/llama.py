@@ -8,8 +8,12 @@ from triptych.spec.hf_families.common import (
     Family,
     after_the_first,
     attention_bias,
+    beside_shared,
+    every_other_window,
     everywhere,
     rotary,
+    routing,
+    where_sparse,
     window,
     windows,
 )
@@ -66,6 +70,33 @@ def _granite_moe(fields: Fields) -> dict[str, Any]:
     return {**common, **attention_bias(fields), "experts": experts}
 
 
+def _granite_swa(fields: Fields) -> dict[str, Any]:
+    return {**_llama(fields), **_granite_windows(fields)}
+
+
+def _granite_moe_swa(fields: Fields) -> dict[str, Any]:
+    return {**_granite_moe(fields), **_granite_windows(fields)}
+
+
+def _granite_windows(fields: Fields) -> dict[str, Any]:
+    """Sinks in all layers; every fourth, from the first on, sees all tokens."""
+    size = window(fields, default=128)
+    return {**windows(fields, size, lambda layer: layer % 4 != 0), "sinks": True}
+
+
+def _gpt_oss(fields: Fields) -> dict[str, Any]:
+    """Biases everywhere, sinks, and windows. Weights that a checkpoint keeps in MXFP4 count as any others."""
+    common = rotary(fields, head_dim=64)
+    experts = {**everywhere(fields, common, "num_local_experts"), "bias": True, "router_bias": True}
+    return {
+        **common,
+        **attention_bias(fields, default=True),
+        **every_other_window(fields, default=128),
+        "experts": experts,
+        "sinks": True,
+    }
+
+
 def _minimax_m2(fields: Fields) -> dict[str, Any]:
     common = rotary(fields, head_dim=128)
     experts = everywhere(fields, common, "num_local_experts")
@@ -112,6 +143,37 @@ def _ernie4_5(fields: Fields) -> dict[str, Any]:
     return {**rotary(fields, head_dim=128, tied=True), **biases}
 
 
+def _ernie4_5_moe(fields: Fields) -> dict[str, Any]:
+    """Experts in every n-th layer of a range, beside shared ones."""
+    common = rotary(fields, tied=True)
+    interval = fields.count("moe_layer_interval", default=1)
+    first = fields.whole("moe_layer_start_index", default=1)
+    last = fields.whole("moe_layer_end_index", default=common["layers"] - 1)
+    layers = sum((layer + 1) % interval == 0 for layer in range(first, min(last + 1, common["layers"])))
+    shared = fields.whole("moe_num_shared_experts", default=2)
+    experts = beside_shared(fields, layers, shared, lambda: routing(fields, "moe_num_experts", each="moe_k"))
+    bias = fields.flag("use_bias", default=False)
+    biases = dict.fromkeys(("qkv_bias", "output_bias", "mlp_bias", "head_bias"), bias)
+    return {**common, **biases, "experts": experts and {**experts, "router_bias": True}}
+
+
+def _hyperclovax(fields: Fields) -> dict[str, Any]:
+    """Norms before attention and MLP, and, if wanted, after them."""
+    norms = 4 if fields.flag("use_post_norm", default=True) else 2
+    return {**_llama(fields), "norms_per_layer": norms}
+
+
+def _mellum(fields: Fields) -> dict[str, Any]:
+    """As Qwen3-MoE, with windows in some layers."""
+    return {
+        **rotary(fields, head_dim=128),
+        **attention_bias(fields),
+        **windows(fields, window(fields, default=1024), lambda layer: False),
+        "qk_norm": True,
+        "experts": where_sparse(fields, dense=0, shared=0),
+    }
+
+
 def _helium(fields: Fields) -> dict[str, Any]:
     common = rotary(fields, head_dim=128)
     return {
@@ -150,11 +212,17 @@ FAMILIES: dict[str, Family] = {
     "cwm": Family(_cwm),
     "dots1": Family(_dots1),
     "ernie4_5": Family(_ernie4_5),
+    "ernie4_5_moe": Family(_ernie4_5_moe),
     "granite": Family(_llama),
     "granitemoe": Family(_granite_moe),
     "granitemoeshared": Family(_granite_moe),
+    "granite_swa": Family(_granite_swa),
+    "granitemoe_swa": Family(_granite_moe_swa),
+    "gpt_oss": Family(_gpt_oss),
     "helium": Family(_helium),
     "hunyuan_v1_dense": Family(_hunyuan),
+    "hyperclovax": Family(_hyperclovax),
+    "mellum": Family(_mellum),
     "minimax_m2": Family(_minimax_m2),
     "seed_oss": Family(_seed_oss),
     "smollm3": Family(_smollm3),

@@ -9,8 +9,10 @@ from triptych.spec.hf_families.common import (
     after_the_first,
     all_but_each,
     attention_bias,
+    every_other_window,
     everywhere,
     rotary,
+    where_sparse,
     window,
     windows,
 )
@@ -22,6 +24,15 @@ def _gemma(fields: Fields) -> dict[str, Any]:
         problem = "a model whose tokens see those after them generates nothing; choose another model"
         raise fields.wrong("use_bidirectional_attention", problem)
     return {**rotary(fields, head_dim=256, tied=True), **attention_bias(fields)}
+
+
+def _gemma2(fields: Fields) -> dict[str, Any]:
+    """Norms before and after attention and MLP."""
+    return {**_vaultgemma(fields), "norms_per_layer": 4}
+
+
+def _vaultgemma(fields: Fields) -> dict[str, Any]:
+    return {**_gemma(fields), **every_other_window(fields, default=4096)}
 
 
 def _gemma3(fields: Fields) -> dict[str, Any]:
@@ -96,9 +107,15 @@ def _exaone4(fields: Fields) -> dict[str, Any]:
     return {**rotary(fields), **windows(fields, window(fields, default=4096), windowed), "qk_norm": True}
 
 
+def _exaone_moe(fields: Fields) -> dict[str, Any]:
+    return {**_exaone4(fields), "experts": where_sparse(fields, dense=1, shared=1)}
+
+
 FAMILIES: dict[str, Family] = {
     "gemma": Family(_gemma),
+    "gemma2": Family(_gemma2),
     "gemma3_text": Family(_gemma3),
+    "vaultgemma": Family(_vaultgemma),
     "cohere": Family(_cohere),
     "cohere2": Family(_cohere2),
     "olmo": Family(_olmo),
@@ -110,4 +127,5 @@ FAMILIES: dict[str, Family] = {
     "glm4": Family(_glm4),
     "glm4_moe": Family(_glm4_moe),
     "exaone4": Family(_exaone4),
+    "exaone_moe": Family(_exaone_moe),
 }

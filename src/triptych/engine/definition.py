@@ -1,0 +1,82 @@
+"""Attention by its definition, for what no kernel of torch computes; and the share that a sink takes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_SCORES = 1 << 24
+"""That are held at a time: 64 MiB of float32, whatever a prompt's length."""
+
+
+def attend_by_definition(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    scale: float,
+    *,
+    window: int | None = None,
+    sinks: Tensor | None = None,
+    softcap: float | None = None,
+) -> Tensor:
+    """Causal attention of the last tokens of a request, in float32, some tokens at a time.
+
+    Args:
+        query: shape (heads, tokens, head_dim).
+        keys: shape (context, KV heads, head_dim).
+        values: likewise.
+        scale: of the scores.
+        window: tokens back that a token sees, itself included; None: all.
+        sinks: see `with_sinks`; None: none.
+        softcap: scores s become softcap * tanh(s / softcap); None: they stay.
+
+    Returns:
+        Shape (tokens, heads, head_dim).
+    """
+    heads, tokens, width = query.shape
+    if window is not None:  # without the keys that no token sees
+        keys, values = keys[-window - tokens + 1 :], values[-window - tokens + 1 :]
+    context, kv_heads, _ = keys.shape
+    history = context - tokens
+    columns, rows = keys.float().permute(1, 2, 0), values.float().transpose(0, 1)
+    out = query.new_empty((tokens, heads, width))
+    seen = context if window is None else min(context, 2 * window)
+    step = max(1, min(tokens if window is None else window, _SCORES // (heads * seen)))
+    for first in range(0, tokens, step):
+        last = min(first + step, tokens)
+        begin = 0 if window is None else max(0, history + first - window + 1)
+        end = history + last
+        some = query[:, first:last].reshape(kv_heads, -1, width).float() * scale
+        scores = (some @ columns[:, :, begin:end]).view(heads, last - first, -1)
+        if softcap is not None:
+            scores = scores.div_(softcap).tanh_().mul_(softcap)
+        if last - first > 1:
+            unseen = _unseen(history + first, end, begin, window, query.device)
+            scores = scores.masked_fill_(unseen, -torch.inf)
+        weights = scores.softmax(-1).view(kv_heads, -1, end - begin)
+        part = (weights @ rows[:, begin:end]).view(heads, last - first, width)
+        if sinks is not None:
+            part = with_sinks(part, scores.logsumexp(-1), sinks)
+        out[first:last] = part.transpose(0, 1)
+    return out
+
+
+def with_sinks(out: Tensor, weight: Tensor, sinks: Tensor) -> Tensor:
+    """Attention with a sink in each head, from attention without.
+
+    A sink is a score that takes part in the softmax's denominator and has no value: what it takes is lost.
+
+    Args:
+        out: without, shape (heads, tokens, head_dim).
+        weight: log-sum-exp of each token's scores, float32, shape (heads, tokens).
+        sinks: a score for each head.
+    """
+    share = torch.sigmoid(weight - sinks.unsqueeze(1)).unsqueeze(-1)
+    return (out * share).to(out.dtype)
+
+
+def _unseen(first: int, last: int, begin: int, window: int | None, device: torch.device) -> Tensor:
+    """Which keys, from position `begin` on, tokens from `first` to `last` do not see; (tokens, keys)."""
+    own = torch.arange(first, last, device=device).unsqueeze(1)
+    back = own - torch.arange(begin, last, device=device)
+    return back < 0 if window is None else (back < 0) | (back >= window)
