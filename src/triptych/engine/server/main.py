@@ -16,7 +16,7 @@ from triptych.engine.servable import check_device, only_pool
 from triptych.engine.server.prompts import Images, Vocabulary
 from triptych.engine.server.server import KILLED, Server, Settings
 from triptych.engine.spool import spool_files
-from triptych.plan import plan_pools
+from triptych.plan import plan_pools, rooted
 from triptych.record.folder import check_target
 from triptych.spec.base import SpecError
 from triptych.spec.deployment import Deployment
@@ -54,7 +54,8 @@ def serve(
         SpecError: the deployment, or a setting, is wrong.
     """
     logging.basicConfig(stream=sys.stderr, format="triptych: %(message)s", level=logging.WARNING)
-    declared = Deployment.load(deployment, overrides)
+    written = Deployment.load(deployment, overrides)
+    declared = rooted(written, deployment)
     # What is wrong with it is said at once, before the worker has started.
     name, _ = only_pool(declared, deployment)
     plan = plan_pools(declared, deployment)[0]
@@ -72,13 +73,11 @@ def serve(
         vocabulary = Vocabulary(load_tokenizer(declared.model, file=deployment))
         return vocabulary, load_image_reader(declared.model, file=deployment)
 
-    names = (declared.model,) if model_name is None else (model_name, declared.model)
+    names = (written.model,) if model_name is None else (model_name, written.model)
     with tempfile.TemporaryDirectory(prefix="triptych-", dir=_folder()) as private:
         directory = Path(private)
-        file = deployment
-        if overrides:
-            file = directory / deployment.name
-            file.write_text(declared.to_yaml(), encoding="utf-8")
+        file = directory / deployment.name
+        file.write_text(declared.to_yaml(), encoding="utf-8")
         command = [sys.executable, "-m", "triptych.engine.worker", "--deployment", str(file)]
         command += ["--declared-in", str(deployment)]
         if record is not None:
