@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from triptych.cost.attention import AttentionTable, Grid
 from triptych.cost.source import INTERPOLATED, MEASURED, ROOFLINE
+from triptych.cost.together import Together
 from triptych.policy.batch import Batch, Chunk
 from triptych.policy.request import Request
 
@@ -32,10 +33,18 @@ TABLE = AttentionTable(
     grid(QUERIES, HISTORY, SEQUENCES, KV, seed=2),
     unequal=0.1,
     layers=3,
+    together=Together(floor=0.8e-6, per_query=2e-9, per_pair=5e-12),
 )
-APART = AttentionTable(grid(QUERIES, HISTORY), grid(SEQUENCES, KV, seed=1), None, unequal=0.0, layers=3)
+APART = AttentionTable(
+    grid(QUERIES, HISTORY),
+    grid(SEQUENCES, KV, seed=1),
+    None,
+    unequal=0.0,
+    layers=3,
+    together=Together(floor=0.8e-6, per_query=2e-9, per_pair=5e-12),
+)
 CHUNKS_APART = AttentionTable(
-    grid(QUERIES, HISTORY), grid(SEQUENCES, KV, seed=1), None, unequal=0.0, layers=3, apart=True
+    grid(QUERIES, HISTORY), grid(SEQUENCES, KV, seed=1), None, unequal=0.0, layers=3, together=None
 )
 
 
@@ -67,6 +76,34 @@ def test_chunks_that_are_launched_apart_add_up() -> None:
     alone = [CHUNKS_APART.run(each)[0] for each in (long, short, decodes)]
     assert CHUNKS_APART.run(batch)[0] == pytest.approx(sum(alone))
     assert APART.run(batch)[0] < sum(alone)
+
+
+sizes = st.lists(st.tuples(st.integers(1, 400), st.integers(0, 2000)), min_size=1, max_size=6)
+
+
+@given(sizes, st.integers(0, 20))
+def test_a_launch_of_several_chunks_takes_between_the_longest_and_all_of_them(
+    given_sizes: list[tuple[int, int]], sequences: int
+) -> None:
+    alone = [prompt(*size) for size in given_sizes]
+    batch = Batch([*(each.chunks[0] for each in alone)], sequences, 64 * sequences)
+    beside = [Batch(each.chunks, sequences, 64 * sequences) for each in alone]
+    for table in (TABLE, APART):
+        times = [table.run(each)[0] for each in alone]
+        decoding_beside = table.run(beside[int(np.argmax(times))])[0] - max(times)
+        seconds = table.run(batch)[0] - decoding_beside
+        assert max(times) * (1 - 1e-9) <= seconds <= sum(times) * (1 + 1e-9)
+        assert seconds <= CHUNKS_APART.run(Batch(batch.chunks))[0] * (1 + 1e-9)
+
+
+def test_chunks_that_fill_the_device_share_what_a_launch_takes_anyway() -> None:
+    def of(count: int) -> float:
+        return APART.run(Batch(prompt(64, 128).chunks * count))[0]
+
+    work = 3 * 64 * (2e-9 + 5e-12 * (128 + 32))
+    assert of(100) - of(99) == pytest.approx(work)
+    assert of(100) == pytest.approx(3 * 0.8e-6 + 100 * work)
+    assert of(2) == of(1)  # both together do not fill it
 
 
 @given(sequences=st.integers(1, 40), mean=st.integers(8, 700), more=st.integers(0, 400))
@@ -106,3 +143,7 @@ def test_unequal_contexts_take_part_of_the_way_to_the_longest() -> None:
 def test_what_a_time_rests_on() -> None:
     sizes = np.array([[4.0, 64.0], [5.0, 64.0], [4.0, 600.0]])
     assert APART.grids[1].source(sizes).tolist() == [MEASURED, INTERPOLATED, ROOFLINE]
+    none, crossed = np.zeros(2), 64.0 * (128 + 32)
+    launches = (np.array([64.0, 128.0]), np.array([crossed, 2 * crossed]), np.array([1.0, 2.0]), none, none)
+    assert APART.of_rows(*launches)[1].tolist() == [MEASURED, INTERPOLATED]
+    assert CHUNKS_APART.of_rows(*launches)[1].tolist() == [MEASURED, MEASURED]

@@ -143,6 +143,25 @@ def test_unequal_lengths_are_learned_from_rows_that_have_them() -> None:
     assert tables(joined(INFO, [whole, uneven])).unequal == pytest.approx(0.3)
 
 
+def test_launches_of_several_prompts_teach_what_they_share_and_no_size_of_the_grid() -> None:
+    whole = attention()
+    alone = whole.of(operator="prefill attention").columns
+    several = profile_of(
+        INFO,
+        {"operator": np.full(9, "prefill attention", dtype=object), "model": MODEL.name, "prompts": 32}
+        | {"units": alone["units"], "history": alone["history"], "seconds": 8 * alone["seconds"]},
+    )
+    one, both = tables(whole), tables(joined(INFO, [whole, several]))
+    assert one.prefill is not None
+    assert both.prefill is not None
+    np.testing.assert_array_equal(both.prefill.seconds, one.prefill.seconds)
+    assert one.together is not None
+    assert both.together is not None
+    assert both.together.per_pair < one.together.per_pair / 2
+    apart = Profile(INFO.model_copy(update={"chunks": "apart"}), whole.columns)
+    assert tables(apart).together is None
+
+
 def test_host_time_is_learned_from_iterations() -> None:
     host = rows("iteration", 1e-3 + TOKENS * 2e-6, decodes=TOKENS)
     found = tables(host)
@@ -156,6 +175,7 @@ def test_tables_come_back_from_disk_as_they_were(tmp_path: Path) -> None:
     assert again is not None
     assert again.fits == found.fits
     assert again.covered == found.covered
+    assert again.together == found.together
     assert found.prefill is not None
     assert again.prefill is not None
     np.testing.assert_array_equal(again.prefill.seconds, found.prefill.seconds)

@@ -1,14 +1,11 @@
-"""Attention of many chunks adds up to one."""
+"""What the attention of a batch's chunks works on."""
 
 from __future__ import annotations
 
-import math
-
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from triptych.cost.loads import equivalent_chunk, prefill_sizes
+from triptych.cost.loads import prefill_sizes
 
 from .shapes import batch
 
@@ -38,27 +35,3 @@ def test_sizes_are_the_sum_over_single_queries(
     assert queries == sum(len(of_chunk) for of_chunk in seen)
     assert pairs == sum(len(keys) for of_chunk in seen for keys in of_chunk)
     assert kv == sum(len(set().union(*of_chunk)) for of_chunk in seen)
-
-
-@given(chunks)
-def test_equivalent_chunk_is_root_of_sum_of_squares_without_history(
-    given_chunks: list[tuple[int, int, bool]],
-) -> None:
-    fresh = batch(*((q, 0, last) for q, _, last in given_chunks)).chunks
-    query, history = equivalent_chunk(fresh)
-    assert query == pytest.approx(math.sqrt(sum(q**2 for q, _, _ in given_chunks)))
-    assert history == 0
-
-
-@given(chunks)
-def test_equivalent_chunk_has_the_same_pairs_off_the_diagonal(
-    given_chunks: list[tuple[int, int, bool]],
-) -> None:
-    query, history = equivalent_chunk(batch(*given_chunks).chunks)
-    pairs = sum(q * h + q * q / 2 for q, h, _ in given_chunks)
-    assert query * history + query * query / 2 == pytest.approx(pairs)
-
-
-def test_equivalent_chunk_of_one_is_itself() -> None:
-    assert equivalent_chunk(batch((512, 100, True)).chunks) == (512, 100)
-    assert equivalent_chunk([]) == (0, 0)

@@ -56,6 +56,20 @@ def test_another_architecture_teaches_nothing() -> None:
         with_efficiency_of_relatives(catalog.device("A100-80GB"), [measured(0.7, 0.8)], field="profile")
 
 
+def test_several_prompts_in_one_launch_are_so_much_more_work() -> None:
+    prefill = next(
+        each
+        for each in operators(MODEL, H100, None, Parallelism(), Formats.of(Precisions()))
+        if each.name == "prefill attention"
+    )
+    line = perfect().attention(prefill)
+    seconds = 4 * line.seconds(2048, 2048 * 2049 / 2, 2048) / 0.6
+    columns = {"model": MODEL.name, "operator": ["prefill attention"], "units": 2048, "prompts": 4}
+    profile = profile_of(INFO, {**columns, "seconds": seconds})
+    related = with_efficiency_of_relatives(catalog.device("H200"), [profile])
+    assert related.efficiency.attention == pytest.approx(0.6)
+
+
 def test_no_device_is_better_than_its_data_sheet() -> None:
     related = with_efficiency_of_relatives(catalog.device("H200"), [measured(1.3, 0.8)])
     assert related.efficiency.matmul == 1.0

@@ -29,7 +29,8 @@ def test_the_published_tables_are_read() -> None:
     assert (profile.info.device, profile.models) == ("H100", [""])
     counts = Counter(profile.columns["operator"].tolist())
     assert (counts["matmul"], counts["decode attention"], counts["all-reduce"]) == (101003, 45056, 69)
-    assert counts["prefill attention"] == 5984
+    assert counts["prefill attention"] == 40392
+    assert len(profile.of(operator="prefill attention", prompts=1)) == 5984
     assert len(profile.of(operator="experts", inputs=2048, outputs=768, experts=128, top_k=8, units=1))
 
 
@@ -72,9 +73,10 @@ def test_kernels_say_their_shape(tmp_path: Path) -> None:
     assert decode["kv_precision"].tolist() == ["fp8"]
 
 
-def test_only_a_prompt_that_is_alone_is_a_chunk(tmp_path: Path) -> None:
+def test_prompts_of_one_launch_are_counted(tmp_path: Path) -> None:
     prefill = read_aiconfigurator(aic_folder(tmp_path / "h100")).of(operator="prefill attention").columns
-    assert (prefill["units"].tolist(), prefill["history"].tolist()) == ([4096], [0])
+    assert (prefill["prompts"].tolist(), prefill["units"].tolist()) == ([1, 4], [4096, 4096])
+    assert prefill["history"].tolist() == [0, 0]
 
 
 def test_experts_with_other_than_balanced_loads_are_kept_apart(tmp_path: Path) -> None:

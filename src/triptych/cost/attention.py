@@ -15,9 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triptych.cost.linear import UNBOUNDED, TextAttention
-from triptych.cost.loads import Floats, equivalent_chunk
+from triptych.cost.loads import Floats
 from triptych.cost.source import INTERPOLATED, MEASURED, ROOFLINE
-from triptych.policy.batch import Batch
+from triptych.cost.together import Together
+from triptych.policy.batch import Batch, Chunk
+
+_KEPT = 1 << 16
+"""Sizes of chunks that are remembered at a time: few megabytes."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +83,7 @@ class AttentionTable(TextAttention):
             launched one after the other.
         unequal: how much of the way from the mean to the longest context a batch of unequal contexts takes.
         layers: that have this attention; of a fractional number the time is multiplied just so.
-        apart: whether each prompt chunk is a launch of its own; else one launch does all, and takes as long
-            as one chunk that stands for them.
+        together: what several prompt chunks take in one launch; None: each is a launch of its own.
     """
 
     def __init__(
@@ -91,11 +94,15 @@ class AttentionTable(TextAttention):
         *,
         unequal: float,
         layers: float,
-        apart: bool = False,
+        together: Together | None,
     ) -> None:
         self.grids = (prefill, decode, joint)
         self._unequal = unequal
-        self._apart = apart
+        self._together = together
+        self._floor = self._per_query = self._per_pair = 0.0
+        if together is not None:
+            self._floor, self._per_query = together.floor * layers, together.per_query * layers
+            self._per_pair = together.per_pair * layers
         self.layers = layers
         self._queries: list[float] = prefill.knots[0].tolist()
         self._histories: list[float] = prefill.knots[1].tolist()
@@ -103,6 +110,8 @@ class AttentionTable(TextAttention):
         self._sequences: list[float] = decode.knots[0].tolist()
         self._contexts: list[float] = decode.knots[1].tolist()
         self._decode: list[list[float]] = (decode.seconds * layers).tolist()
+        self._chunks: dict[tuple[int, int], tuple[float, float]] = {}
+        """Query tokens and history -> what `_chunk` says of them."""
         self._rows: dict[int, list[float]] = {}
         """Number of sequences -> seconds at every knot of KV."""
         self._knots: list[list[float]] = []
@@ -118,24 +127,43 @@ class AttentionTable(TextAttention):
         """Seconds of a batch's first iteration, growth an iteration, iterations for which that holds."""
         if not batch.chunks:
             return self._decode_line(batch.decodes, batch.decode_kv, batch.longest_kv)
-        decodes = batch.decodes
-        if self._apart:
-            seconds, _, _ = self._decode_line(decodes, batch.decode_kv, batch.longest_kv)
-            for chunk in batch.chunks:
-                seconds += self._prefill_seconds(float(chunk.tokens), float(chunk.history))
-            return seconds, 0.0, 1
-        queries, history = equivalent_chunk(batch.chunks)
-        if not decodes:
-            return self._prefill_seconds(queries, history), 0.0, 1
-        if not self._flat:
+        chunk, decodes, more = batch.chunks[0], batch.decodes, 0.0
+        if len(batch.chunks) > 1:
+            chunk, more = self._longest(batch.chunks)
+        queries, history = float(chunk.tokens), float(chunk.history)
+        if not decodes or not self._flat:
             apart, _, _ = self._decode_line(decodes, batch.decode_kv, batch.longest_kv)
-            return self._prefill_seconds(queries, history) + apart, 0.0, 1
+            return self._prefill_seconds(queries, history) + more + apart, 0.0, 1
         mean = batch.decode_kv / decodes
         seconds = self._joint_seconds(queries, history, decodes, mean)
         if self._unequal and batch.longest_kv > mean:
             longest = self._joint_seconds(queries, history, decodes, float(batch.longest_kv))
             seconds += self._unequal * (longest - seconds)
-        return seconds, 0.0, 1
+        return seconds + more, 0.0, 1
+
+    def _longest(self, chunks: Sequence[Chunk]) -> tuple[Chunk, float]:
+        """The chunk that takes longest alone, and the seconds that the others add to it (`Together`)."""
+        longest, most, apart, work = chunks[0], 0.0, 0.0, 0.0
+        for chunk in chunks:
+            alone, filling = self._chunk(chunk.tokens, chunk.history)
+            if alone > most:
+                longest, most = chunk, alone
+            apart += alone
+            work += filling
+        if self._together is None:
+            return longest, apart - most
+        return longest, max(0.0, min(most, self._floor) + work - most)
+
+    def _chunk(self, tokens: int, history: int) -> tuple[float, float]:
+        """Seconds of a chunk alone, and of its work on a device that others help to fill."""
+        known = self._chunks.get((tokens, history))
+        if known is None:
+            alone = self._prefill_seconds(float(tokens), float(history))
+            filled = tokens * (self._per_query + self._per_pair * (history + 0.5 * tokens))
+            if len(self._chunks) >= _KEPT:
+                self._chunks.clear()
+            known = self._chunks[tokens, history] = (alone, max(0.0, min(alone - self._floor, filled)))
+        return known
 
     def _decode_line(self, decodes: int, total: int, longest: int) -> tuple[float, float, int]:
         if not decodes:
@@ -200,24 +228,34 @@ class AttentionTable(TextAttention):
             mean: tokens of KV of each of those.
         """
         prefill, decode, joint = self.grids
-        launches = chunks if self._apart else np.ones_like(chunks)
-        queries = tokens / (chunks if self._apart else np.sqrt(chunks))
-        history = np.maximum(crossed / launches - queries**2 / 2, 0.0) / np.maximum(queries, 1.0)
-        seconds = np.zeros(len(queries))
+        queries = tokens / chunks
+        history = np.maximum(crossed / chunks - queries**2 / 2, 0.0) / np.maximum(queries, 1.0)
         source = np.full(len(queries), MEASURED)
         prompts, generates = queries > 0, decodes > 0
-        together = prompts & generates if joint is not None else np.zeros_like(prompts)
-        once = np.ones_like(launches)
-        for grid, times, rows, sizes in (
-            (joint, once, together, (queries, history, decodes, mean)),
-            (prefill, launches, prompts & ~together, (queries, history)),
-            (decode, once, generates & ~together, (decodes, mean)),
+        mixed = prompts & generates if joint is not None else np.zeros_like(prompts)
+        seconds = np.zeros(len(queries))
+        for grid, rows, sizes in (
+            (joint, mixed, (queries, history, decodes, mean)),
+            (prefill, prompts & ~mixed, (queries, history)),
+            (decode, generates & ~mixed, (decodes, mean)),
         ):
             if grid is not None and rows.any():
                 of_rows = np.stack([size[rows] for size in sizes], axis=1)
-                seconds[rows] += times[rows] * grid.at(of_rows)
+                seconds[rows] += grid.at(of_rows)
                 source[rows] = np.maximum(source[rows], grid.source(of_rows))
+        several = prompts & (chunks > 1)
+        if several.any():
+            seconds[several] += self._added(chunks[several], queries[several], history[several])
+            if self._together is not None:
+                source[several] = np.maximum(source[several], INTERPOLATED)
         return seconds * self.layers, source
+
+    def _added(self, chunks: Floats, queries: Floats, history: Floats) -> Floats:
+        """Seconds that all chunks but one add to it, of one layer, shape (rows,)."""
+        alone = self.grids[0].at(np.stack([queries, history], axis=1))
+        if self._together is None:
+            return (chunks - 1) * alone
+        return self._together.equal(alone, chunks, queries, history) - alone
 
 
 def _place(knots: Sequence[float], size: float) -> int:

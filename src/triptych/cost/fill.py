@@ -86,7 +86,7 @@ class _Filler:
             decode=grids.get("decode"),
             joint=grids.get("joint"),
             unequal=self._attention.unequal,
-            apart=self._attention.apart,
+            together=self._attention.together,
             iteration=self._iteration,
             sequence=self._sequence,
             fits=tuple(self._fitter.fits),

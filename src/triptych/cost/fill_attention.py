@@ -12,6 +12,7 @@ from triptych.cost.fitting import Fitter, Samples, averaged
 from triptych.cost.loads import Floats
 from triptych.cost.operators import Operator
 from triptych.cost.roofline import Roofline
+from triptych.cost.together import Together, fit_together
 from triptych.profiles import Profile
 from triptych.spec.model import TextModel
 
@@ -22,6 +23,7 @@ _DIMENSIONS: dict[str, tuple[str, ...]] = {
     "decode": ("decodes", "decode_kv"),
     "joint": ("units", "history", "decodes", "decode_kv"),
 }
+_LAUNCH = ("prompts", "units", "history", "window")
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,8 @@ class Attention:
 
     grids: dict[str, Grid] = field(default_factory=dict)
     unequal: float = 0.0
-    apart: bool = False
-    """Whether each prompt chunk is a launch of its own."""
+    together: Together | None = None
+    """What several prompt chunks take in one launch; None: each is a launch of its own."""
 
 
 def fill_attention(
@@ -68,21 +70,26 @@ def fill_attention(
     names = rows.columns["operator"]
     of = {name: rows.columns[name] for name in (*_DIMENSIONS["joint"], "longest_kv")}
     prompts, decodes = of["units"] > 0, of["decodes"] > 0
+    alone = rows.columns["prompts"] == 1
     equal = of["longest_kv"] <= of["decode_kv"]
     joint = names == "attention"
     apart = {kind: (names == f"{kind} attention") | joint for kind in ("prefill", "decode")}
     select = {
-        "prefill": apart["prefill"] & prompts & ~decodes,
+        "prefill": apart["prefill"] & prompts & ~decodes & alone,
         "decode": apart["decode"] & decodes & ~prompts & equal,
-        "joint": joint & prompts & decodes & equal,
+        "joint": joint & prompts & decodes & equal & alone,
     }
-    found = Attention(apart=rows.info.chunks == "apart")
+    found = Attention()
     if not (select["prefill"].any() and select["decode"].any()):
         return found
     for kind, mask in select.items():
         if mask.any():
             ideal = _ideal(kind, operators, roofline)
             found.grids[kind] = _grid(kind, rows.select(mask), ideal, limits, fitter)
+    if rows.info.chunks == "together":
+        launches = rows.select(apart["prefill"] & prompts & ~decodes).columns
+        count, queries, history, window = (launches[name].astype(np.float64) for name in _LAUNCH)
+        found.together = fit_together(count, queries, history, window, launches["seconds"])
     uneven = rows.select(apart["decode"] & decodes & ~prompts & ~equal)
     if len(uneven):
         found.unequal = _unequal(uneven, found.grids["decode"])

@@ -1,19 +1,14 @@
-"""What a batch asks of each kind of operator: tokens, query-key pairs, KV tokens.
-
-Also the rules by which the attention of many chunks adds up to one.
-"""
+"""What a batch asks of each kind of operator: tokens, query-key pairs, KV tokens."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from triptych.policy.batch import Batch, Chunk
+from triptych.policy.batch import Batch
 from triptych.spec.model import Model
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -115,15 +110,3 @@ def prefill_sizes(batch: Batch, window: int | None = None, windowed: float = 1.0
         pairs += (1.0 - windowed) * (batch.prefill_pairs - pairs)
         kv += (1.0 - windowed) * (batch.prefill_kv - kv)
     return batch.prefill_tokens, pairs, kv
-
-
-def equivalent_chunk(chunks: Sequence[Chunk]) -> tuple[float, float]:
-    """The (query, history) of the one chunk whose attention costs as much as that of all chunks.
-
-    A profile of attention is measured on single chunks; a batch is looked up as the chunk with the same
-    off-diagonal pairs, sum(q h + q^2 / 2), and the same own square, sum(q^2). Where no chunk has history
-    that is the root-of-sum-of-squares rule of Vidur (Agrawal et al., MLSys 2024).
-    """
-    query = math.sqrt(sum(chunk.tokens**2 for chunk in chunks))
-    crossed = sum(chunk.tokens * chunk.history for chunk in chunks)
-    return query, crossed / query if query else 0.0

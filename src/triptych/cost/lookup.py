@@ -22,7 +22,7 @@ from triptych.spec.device import Device, Node
 from triptych.spec.model import Model
 from triptych.version import __version__
 
-_VERSION = 7
+_VERSION = 8
 """Of how tables are filled: another one makes those on disk stale."""
 
 

@@ -71,7 +71,7 @@ class MeasuredTimes:
             tables.joint,
             unequal=tables.unequal,
             layers=layers,
-            apart=tables.apart,
+            together=tables.together,
         )
 
     def knows_images(self) -> bool:

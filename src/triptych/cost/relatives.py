@@ -85,10 +85,11 @@ def _matmul(rows: Profile, operator: Operator, roofline: Roofline) -> Iterator[t
 
 def _attention(rows: Profile, operator: Operator, roofline: Roofline) -> float:
     line = roofline.attention(operator)
-    queries, history = (rows.columns[name].astype(np.float64) for name in ("units", "history"))
+    sizes = (rows.columns[name].astype(np.float64) for name in ("prompts", "units", "history"))
+    prompts, queries, history = sizes
     compute = queries * (history + (queries + 1) / 2) * line.per_pair
     moved = (history + queries) * line.per_kv + queries * line.per_unit
-    return _share(np.maximum(compute, moved), rows.columns["seconds"])
+    return _share(prompts * np.maximum(compute, moved), rows.columns["seconds"])
 
 
 def _ideal(operator: Operator, units: Floats, roofline: Roofline) -> Floats:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from triptych.cost.attention import Grid
 from triptych.cost.loads import Floats
 from triptych.cost.source import INTERPOLATED, MEASURED, ROOFLINE
+from triptych.cost.together import Together
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,8 @@ class Tables:
     joint: Grid | None = None
     unequal: float = 0.0
     """How much of the way from the mean to the longest context a batch of unequal contexts takes."""
-    apart: bool = False
-    """Whether each prompt chunk's attention is a launch of its own."""
+    together: Together | None = None
+    """What several prompt chunks take in one launch; None: each is a launch of its own."""
     iteration: float = 0.0
     """Host seconds of an iteration, where they were measured."""
     sequence: float = 0.0
@@ -118,7 +119,7 @@ def _packed(tables: Tables) -> dict[str, Any]:
     about: dict[str, Any] = {
         "covered": sorted(tables.covered),
         "unequal": tables.unequal,
-        "apart": tables.apart,
+        "together": None if tables.together is None else asdict(tables.together),
         "iteration": tables.iteration,
         "sequence": tables.sequence,
         "fits": [asdict(fit) for fit in tables.fits],
@@ -158,7 +159,7 @@ def _unpacked(arrays: dict[str, Any]) -> Tables:
         decode=grids.get("decode"),
         joint=grids.get("joint"),
         unequal=about["unequal"],
-        apart=about["apart"],
+        together=None if about["together"] is None else Together(**about["together"]),
         iteration=about["iteration"],
         sequence=about["sequence"],
         fits=tuple(Fit(**fit) for fit in about["fits"]),

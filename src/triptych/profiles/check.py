@@ -49,6 +49,7 @@ def check_profile(profile: Profile, file: str | Path) -> None:
         values = columns[name]
         if column.kind == "count" or name == "bytes":
             refuse(values < 0, name, values, "is negative", file)
+    refuse(columns["prompts"] == 0, "prompts", columns["prompts"], "is no number of prompts", file)
     refuse(columns["seconds"] > _LONGEST, "seconds", columns["seconds"], "is no time in seconds", file)
     unknown = ~np.isin(columns["provenance"].astype(str), PROVENANCES)
     refuse(unknown, "provenance", columns["provenance"], f"is none of {', '.join(PROVENANCES)}", file)

@@ -57,6 +57,7 @@ COLUMNS: dict[str, Column] = {
     # The size.
     "units": Column("count", "tokens, sequences or patches; of attention the prompt's query tokens", 0),
     "history": Column("count", "tokens of the prompts that are in the KV cache before", 0),
+    "prompts": Column("count", "prompts of that size that one launch attends to", 1),
     "decodes": Column("count", "sequences that decode one token", 0),
     "decode_kv": Column("count", "tokens of KV that each of them reads, on average", 0),
     "longest_kv": Column("count", "tokens of KV that the longest of them reads; 0: all read as much", 0),
@@ -75,7 +76,7 @@ COLUMNS: dict[str, Column] = {
 }
 """Name -> what the column holds. Seconds and bytes; sizes are whole numbers."""
 
-SIZES = ("units", "history", "decodes", "decode_kv", "longest_kv", "touched", "bytes")
+SIZES = ("units", "history", "prompts", "decodes", "decode_kv", "longest_kv", "touched", "bytes")
 """Columns that say how large one run was: what runtimes are learned from."""
 
 DTYPES: dict[str, Any] = {"text": np.object_, "count": np.int64, "number": np.float64, "flag": np.bool_}

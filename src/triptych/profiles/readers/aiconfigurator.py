@@ -1,9 +1,6 @@
 """Kernels of any model as aiconfigurator measures them inside engines: one Parquet file an operator, in ms.
 
-Rows name no model but a shape. Of `context_attention` only prompts that come alone are read. Several equal
-prompts are no single chunk: the rule by which a batch counts as one (`cost.loads.equivalent_chunk`) is, for
-prompts of more than 128 tokens on H100 under vLLM 0.19, short of what was measured by 1 to 4 % for 2 of them,
-by 8 to 19 % for 4, and by 28 to 51 % for 64 (signed medians).
+Rows name no model but a shape. Those of `context_attention` are launches of one prompt or of several equal.
 
 An installed `aiconfigurator-core` holds the same files, dealt to folders by kind of operator.
 """
@@ -145,19 +142,18 @@ def _matmul(source: Source, device: Device, info: ProfileInfo) -> Profile:
 
 
 def _prefill(source: Source, device: Device, info: ProfileInfo) -> Profile:
-    """Rows of a single prompt, without history."""
+    """Launches of `batch_size` prompts of `isl` tokens each, after `step` of history."""
     source.need(("batch_size", "isl", "step", *_ATTENTION))
     batch, step = source.counts("batch_size"), source.counts("step")
     refuse(batch == 0, "batch_size", batch, "is nothing to measure", source.file)
-    every = _heads(source)
+    heads = _heads(source)
     length = source.counts("isl")
-    seen = np.where(every["window"] > 0, np.minimum(every["window"], length + step), length + step)
+    seen = np.where(heads["window"] > 0, np.minimum(heads["window"], length + step), length + step)
     pairs = batch * length * np.minimum(seen, step + (length + 1) / 2)
-    ideal = 4.0 * every["heads"] * every["head_dim"] * pairs / _peak(every["precision"], device)
+    ideal = 4.0 * heads["heads"] * heads["head_dim"] * pairs / _peak(heads["precision"], device)
     check_speed("latency", source.numbers("latency"), "ms", ideal, source.file)
-    alone = batch == 1
-    columns = {**_heads(source.where(alone)), "units": length[alone], "history": step[alone]}
-    return _profile("prefill attention", columns, source.where(alone), info)
+    columns = {**heads, "units": length, "history": step, "prompts": batch}
+    return _profile("prefill attention", columns, source, info)
 
 
 def _decode(source: Source, device: Device, info: ProfileInfo) -> Profile:
