@@ -5,19 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from triptych.engine.definition import Scoring
 from triptych.engine.varlen import Lines
 
 
-def kernel(
-    query: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    lines: Lines,
-    *,
-    back: int,
-    scale: float,
-    sinks: Tensor | None = None,
-) -> Tensor:
+def kernel(query: Tensor, keys: Tensor, values: Tensor, lines: Lines, scoring: Scoring) -> Tensor:
     """As `varlen.flash`."""
     count = len(lines.lengths)
     tensors = [lines.firsts, lines.starts, lines.lengths, *([] if lines.table is None else [lines.table])]
@@ -39,32 +31,30 @@ def kernel(
             blocks = lines.table[piece, : -(-context // keys.shape[1])].long()
             k, v = keys[blocks].flatten(0, 1)[:context], values[blocks].flatten(0, 1)[:context]
         assert len(k) == context
-        out[first:end] = _attend(query[first:end], k, v, back, scale, sinks)
+        out[first:end] = _attend(query[first:end], k, v, scoring)
     return out
 
 
-def pages_of_256(
-    query: Tensor, keys: Tensor, values: Tensor, lines: Lines, *, back: int, scale: float
-) -> Tensor:
+def pages_of_256(query: Tensor, keys: Tensor, values: Tensor, lines: Lines, scoring: Scoring) -> Tensor:
     """As `kernel`, with the demand of torch 2.13."""
     if lines.table is not None and keys.shape[1] % 256:
         raise RuntimeError("Paged KV cache block size must be divisible by 256")
-    return kernel(query, keys, values, lines, back=back, scale=scale)
+    return kernel(query, keys, values, lines, scoring)
 
 
-def _attend(
-    query: Tensor, keys: Tensor, values: Tensor, back: int, scale: float, sinks: Tensor | None
-) -> Tensor:
+def _attend(query: Tensor, keys: Tensor, values: Tensor, scoring: Scoring) -> Tensor:
     shared = query.shape[1] // keys.shape[1]
     k, v = keys.repeat_interleave(shared, dim=1), values.repeat_interleave(shared, dim=1)
-    scores = torch.einsum("qhd,khd->hqk", query.float(), k.float()) * scale
+    scores = torch.einsum("qhd,khd->hqk", query.float(), k.float()) * scoring.scale
     own = torch.arange(len(keys) - len(query), len(keys)).unsqueeze(1)
     behind = own - torch.arange(len(keys))
-    seen = (behind >= 0) & ((behind <= back) if back >= 0 else True)
+    seen = behind >= 0
+    if scoring.window is not None:
+        seen &= behind < scoring.window
     scores = scores.masked_fill(~seen, -torch.inf)
-    if sinks is None:
+    if scoring.sinks is None:
         weights = scores.softmax(-1)
     else:
-        own_score = sinks.float().view(-1, 1, 1).expand(-1, len(query), 1)
+        own_score = scoring.sinks.float().view(-1, 1, 1).expand(-1, len(query), 1)
         weights = torch.cat([scores, own_score], -1).softmax(-1)[..., :-1]
     return torch.einsum("hqk,khd->qhd", weights, v.float()).to(query.dtype)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from triptych.engine import definition, piece
 from triptych.engine.attention import PIECE_BY_PIECE, KVPool, Pass, Piece, attend
-from triptych.engine.definition import attend_by_definition
+from triptych.engine.definition import Scoring, attend_by_definition
 
 
 class Layer(nn.Module):
@@ -114,7 +114,7 @@ def test_sinks_and_caps_keep_the_format_of_the_model() -> None:
     batch = Pass(pool, [Piece(0, 3, 4, 0)], torch.empty(0))
     for window, softcap in ((None, None), (2, None), (None, 5.0)):
         sinks = torch.zeros(2, dtype=torch.bfloat16)
-        out = PIECE_BY_PIECE(query, rows, rows, batch, 1.0, window, sinks=sinks, softcap=softcap)
+        out = PIECE_BY_PIECE(query, rows, rows, batch, Scoring(1.0, window, sinks, softcap))
         assert out.dtype == torch.bfloat16
         assert out.shape == (3, 2, 8)
 
@@ -131,7 +131,7 @@ def test_memory_by_definition_does_not_grow_with_the_prompt(monkeypatch: pytest.
     monkeypatch.setattr(definition, "_SCORES", 10_000)
     query, rows = torch.randn(4, 300, 8), torch.randn(500, 2, 8)
     for window in (None, 100, 600):
-        attend_by_definition(query, rows, rows, 0.3, window=window, softcap=2.0)
+        attend_by_definition(query, rows, rows, Scoring(0.3, window, softcap=2.0))
         assert len(held) > 10
         assert max(held) <= 10_000
 

@@ -211,9 +211,7 @@ class NothingWaits(TorchDispatchMode):
 class Still:
     """A kernel that looks at no values."""
 
-    def __call__(
-        self, query: Any, keys: Any, values: Any, lines: Any, *, back: int, scale: float, sinks: Any = None
-    ) -> Any:
+    def __call__(self, query: Any, keys: Any, values: Any, lines: Any, scoring: Any) -> Any:
         return query.contiguous()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from triptych.engine.attention import PIECE_BY_PIECE, Attention, KVPool, Pass, Piece, attend
+from triptych.engine.definition import Scoring
 from triptych.engine.varlen import Lines, Varlen, choose
 
 from . import tiny
@@ -91,18 +93,14 @@ def test_where_the_kernel_takes_larger_pages_only_requests_lie_side_by_side() ->
 
 
 def test_a_kernel_that_errs_is_not_used() -> None:
-    def forgets_where(
-        query: Tensor, keys: Tensor, values: Tensor, lines: Lines, *, back: int, scale: float
-    ) -> Tensor:
+    def forgets_where(query: Tensor, keys: Tensor, values: Tensor, lines: Lines, scoring: Scoring) -> Tensor:
         """Takes the keys to follow each other, as a kernel might that knows no lengths beside the starts."""
         ends = lines.lengths.cumsum(0, dtype=torch.int32)
         starts = torch.cat([torch.zeros(1, dtype=torch.int32), ends])
         lines = Lines(lines.firsts, starts, lines.lengths, lines.most, lines.longest)
-        return kernel(query, keys.flatten(0, -3), values.flatten(0, -3), lines, back=back, scale=scale)
+        return kernel(query, keys.flatten(0, -3), values.flatten(0, -3), lines, scoring)
 
-    def says_nothing(
-        query: Tensor, keys: Tensor, values: Tensor, lines: Lines, *, back: int, scale: float
-    ) -> Tensor:
+    def says_nothing(query: Tensor, keys: Tensor, values: Tensor, lines: Lines, scoring: Scoring) -> Tensor:
         return torch.full_like(query, torch.nan)
 
     for wrong in (forgets_where, says_nothing):
@@ -110,29 +108,21 @@ def test_a_kernel_that_errs_is_not_used() -> None:
 
 
 def test_a_kernel_that_errs_in_sinks_alone_is_used_without() -> None:
-    def loses_sinks(
-        query: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        lines: Lines,
-        *,
-        back: int,
-        scale: float,
-        sinks: Tensor | None = None,
-    ) -> Tensor:
-        return kernel(query, keys, values, lines, back=back, scale=scale)
+    def loses_sinks(query: Tensor, keys: Tensor, values: Tensor, lines: Lines, scoring: Scoring) -> Tensor:
+        return kernel(query, keys, values, lines, replace(scoring, sinks=None))
 
     pieces = [Piece(0, 4, 0, 0), Piece(4, 1, 0, 16)]
     query, rows, sinks = torch.randn(4, 5, 16), torch.randn(32, 2, 16), torch.randn(4)
     pool = KVPool(layers=1, tokens=0, heads=2, head_dim=16, dtype=torch.float32, device=CPU)
     whole = Pass(pool, pieces, torch.empty(0))
-    expected = PIECE_BY_PIECE(query, rows, rows, whole, 0.3, None, sinks=sinks)
+    scoring = Scoring(0.3, sinks=sinks)
+    expected = PIECE_BY_PIECE(query, rows, rows, whole, scoring)
     for lacking in (kernel, loses_sinks):
         attention = choice(lacking, 16)
         assert isinstance(attention, Varlen)
         assert attention.takes_sinks == (lacking is kernel)
         batch = Pass(pool, pieces, torch.empty(0), attention, attention.prepare(pieces))
-        found = attention(query, rows, rows, batch, 0.3, None, sinks=sinks)
+        found = attention(query, rows, rows, batch, scoring)
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -141,13 +131,11 @@ def test_what_goes_piece_by_piece_needs_the_pieces() -> None:
     pool = KVPool(layers=1, tokens=4, heads=2, head_dim=16, dtype=torch.float32, device=CPU)
     graph = Pass(pool, (), torch.empty(0), attention, attention.prepare([Piece(0, 1, 3, 0)]))
     with pytest.raises(RuntimeError, match="piece by piece"):
-        attention(torch.randn(4, 1, 16), pool.keys[0], pool.values[0], graph, 0.3, None, softcap=2.0)
+        attention(torch.randn(4, 1, 16), pool.keys[0], pool.values[0], graph, Scoring(0.3, softcap=2.0))
 
 
 def test_a_kernel_for_other_formats_is_not_used() -> None:
-    def half_only(
-        query: Tensor, keys: Tensor, values: Tensor, lines: Lines, *, back: int, scale: float
-    ) -> Tensor:
+    def half_only(query: Tensor, keys: Tensor, values: Tensor, lines: Lines, scoring: Scoring) -> Tensor:
         raise RuntimeError("FlashAttention only support fp16 and bf16 data type\nsomewhere in C++")
 
     assert chosen(half_only, 16) == PIECE_BY_PIECE.name
@@ -171,7 +159,7 @@ def test_torch_has_the_kernel_that_is_called(paged: bool, decodes: bool) -> None
     query = torch.empty(4, sum(piece.tokens for piece in pieces), 16, dtype=torch.bfloat16, device=nowhere)
     batch = Pass(pool, pieces, torch.empty(0), attention, attention.prepare(pieces).to(nowhere))
     for window, sinks in ((None, None), (5, None), (5, torch.empty(4, device=nowhere))):
-        out = attention(query, pool.keys[0], pool.values[0], batch, 0.3, window, sinks=sinks)
+        out = attention(query, pool.keys[0], pool.values[0], batch, Scoring(0.3, window, sinks))
         assert out.dtype == torch.bfloat16
         assert out.shape == (query.shape[1], 4, 16)
 

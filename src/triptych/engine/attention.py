@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from triptych.engine.definition import Scoring
 from triptych.engine.flash_cpu import Stretches, attend_stretches, stretches
 from triptych.engine.piece import attend_piece, on_cpu
 
@@ -91,18 +92,7 @@ class Attention(Protocol):
     def prepare(self, pieces: Sequence[Piece]) -> Any:
         """What all layers of a pass need beside the pieces: its `prepared`, which `to` brings to a device."""
 
-    def __call__(
-        self,
-        query: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        kv: Pass,
-        scale: float,
-        window: int | None,
-        *,
-        sinks: Tensor | None = None,
-        softcap: float | None = None,
-    ) -> Tensor:
+    def __call__(self, query: Tensor, keys: Tensor, values: Tensor, kv: Pass, scoring: Scoring) -> Tensor:
         """Attention of the packed tokens in one layer, whose KV is in the pool.
 
         Args:
@@ -110,10 +100,7 @@ class Attention(Protocol):
             keys: of the layer, shape (places, KV heads, head_dim).
             values: likewise.
             kv: the pass.
-            scale: of the scores.
-            window: tokens back that a token sees, itself included; None: all.
-            sinks: a score for each head that takes part in the softmax's denominator alone; None: none.
-            softcap: scores s become softcap * tanh(s / softcap); None: they stay.
+            scoring: of the layer.
 
         Returns:
             Shape (tokens, heads, head_dim).
@@ -143,18 +130,7 @@ class PieceByPiece:
             None if isinstance(piece.place, int) else stretches(piece.place, piece.tokens) for piece in pieces
         )
 
-    def __call__(
-        self,
-        query: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        kv: Pass,
-        scale: float,
-        window: int | None,
-        *,
-        sinks: Tensor | None = None,
-        softcap: float | None = None,
-    ) -> Tensor:
+    def __call__(self, query: Tensor, keys: Tensor, values: Tensor, kv: Pass, scoring: Scoring) -> Tensor:
         """As `Attention` says."""
         heads, tokens, width = query.shape
         out = query.new_empty((tokens, heads, width))
@@ -165,8 +141,8 @@ class PieceByPiece:
             if piece.tokens == 1:
                 q = q.to(keys.dtype)
             parts = kv.prepared[index] if kv.prepared else None
-            if parts is not None and softcap is None and _take_parts(q, keys, context, window):
-                out[piece.first : end] = attend_stretches(q, keys, values, parts, scale, sinks)
+            if parts is not None and _take_parts(q, keys, context, scoring):
+                out[piece.first : end] = attend_stretches(q, keys, values, parts, scoring)
                 continue
             if isinstance(piece.place, int):
                 k, v = keys[piece.place : piece.place + context], values[piece.place : piece.place + context]
@@ -174,13 +150,15 @@ class PieceByPiece:
                 k, v = keys[piece.place], values[piece.place]
             if piece.tokens > 1:
                 k, v = k.to(q.dtype), v.to(q.dtype)
-            out[piece.first : end] = attend_piece(q, k, v, scale, window, sinks, softcap)
+            out[piece.first : end] = attend_piece(q, k, v, scoring)
         return out
 
 
-def _take_parts(query: Tensor, keys: Tensor, context: int, window: int | None) -> bool:
+def _take_parts(query: Tensor, keys: Tensor, context: int, scoring: Scoring) -> bool:
     """Whether a piece can attend to stretches of the pool as they are: what is converted is copied anyway."""
-    return on_cpu(query) and query.dtype is keys.dtype and (window is None or context <= window)
+    if not on_cpu(query) or query.dtype is not keys.dtype or scoring.softcap is not None:
+        return False
+    return scoring.window is None or context <= scoring.window
 
 
 PIECE_BY_PIECE = PieceByPiece()
@@ -263,9 +241,7 @@ def attend(
     kv.write(keys, key[0].transpose(0, 1))
     kv.write(values, value[0].transpose(0, 1))
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    # Passed on only if asked for: what stands around an attention need not know what few models want of it.
-    more: dict[str, Any] = {} if s_aux is None and softcap is None else {"sinks": s_aux, "softcap": softcap}
-    out = kv.attention(query[0], keys, values, kv, scale, sliding_window, **more)
+    out = kv.attention(query[0], keys, values, kv, Scoring(scale, sliding_window, s_aux, softcap))
     return out.unsqueeze(0), None
 
 

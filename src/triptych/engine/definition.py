@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -9,31 +11,34 @@ _SCORES = 1 << 24
 """That are held at a time: 64 MiB of float32, whatever a prompt's length."""
 
 
-def attend_by_definition(
-    query: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    scale: float,
-    *,
-    window: int | None = None,
-    sinks: Tensor | None = None,
-    softcap: float | None = None,
-) -> Tensor:
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """How a layer scores keys for a query."""
+
+    scale: float
+    """Of the product of the two."""
+    window: int | None = None
+    """Tokens back that a token sees, itself included; None: all."""
+    sinks: Tensor | None = None
+    """A score for each head that takes part in the softmax's denominator alone; None: none."""
+    softcap: float | None = None
+    """Scores s become softcap * tanh(s / softcap); None: they stay."""
+
+
+def attend_by_definition(query: Tensor, keys: Tensor, values: Tensor, scoring: Scoring) -> Tensor:
     """Causal attention of the last tokens of a request, in float32, some tokens at a time.
 
     Args:
         query: shape (heads, tokens, head_dim).
         keys: shape (context, KV heads, head_dim).
         values: likewise.
-        scale: of the scores.
-        window: tokens back that a token sees, itself included; None: all.
-        sinks: see `with_sinks`; None: none.
-        softcap: scores s become softcap * tanh(s / softcap); None: they stay.
+        scoring: of the layer.
 
     Returns:
         Shape (tokens, heads, head_dim).
     """
     heads, tokens, width = query.shape
+    window, softcap = scoring.window, scoring.softcap
     if window is not None:  # without the keys that no token sees
         keys, values = keys[-window - tokens + 1 :], values[-window - tokens + 1 :]
     context, kv_heads, _ = keys.shape
@@ -46,7 +51,7 @@ def attend_by_definition(
         last = min(first + step, tokens)
         begin = 0 if window is None else max(0, history + first - window + 1)
         end = history + last
-        some = query[:, first:last].reshape(kv_heads, -1, width).float() * scale
+        some = query[:, first:last].reshape(kv_heads, -1, width).float() * scoring.scale
         scores = (some @ columns[:, :, begin:end]).view(heads, last - first, -1)
         if softcap is not None:
             scores = scores.div_(softcap).tanh_().mul_(softcap)
@@ -55,8 +60,8 @@ def attend_by_definition(
             scores = scores.masked_fill_(unseen, -torch.inf)
         weights = scores.softmax(-1).view(kv_heads, -1, end - begin)
         part = (weights @ rows[:, begin:end]).view(heads, last - first, width)
-        if sinks is not None:
-            part = with_sinks(part, scores.logsumexp(-1), sinks)
+        if scoring.sinks is not None:
+            part = with_sinks(part, scores.logsumexp(-1), scoring.sinks)
         out[first:last] = part.transpose(0, 1)
     return out
 

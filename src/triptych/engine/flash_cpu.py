@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from triptych.engine.definition import with_sinks
+from triptych.engine.definition import Scoring, with_sinks
 
 Stretches = Sequence[tuple[int, int]]
 """First place and number of places of each, in the order of the request's tokens."""
@@ -32,45 +32,37 @@ def stretches(places: Tensor, tokens: int) -> Stretches | None:
     return [(int(places[first]), last - first) for first, last in pairwise(edges)]
 
 
-def attend_side_by_side(
-    query: Tensor, keys: Tensor, values: Tensor, scale: float, sinks: Tensor | None = None
-) -> Tensor:
+def attend_side_by_side(query: Tensor, keys: Tensor, values: Tensor, scoring: Scoring) -> Tensor:
     """Causal attention of the last tokens of a request over its keys and values.
 
     Args:
         query: shape (heads, tokens, head_dim).
         keys: shape (context, KV heads, head_dim).
         values: likewise.
-        scale: of the scores.
-        sinks: see `with_sinks`; None: none.
+        scoring: of the layer; neither the window nor the cap is looked at.
 
     Returns:
         Shape (tokens, heads, head_dim).
     """
-    return attend_stretches(query, keys, values, [(0, keys.shape[0])], scale, sinks)
+    return attend_stretches(query, keys, values, [(0, keys.shape[0])], scoring)
 
 
 def attend_stretches(
-    query: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    places: Stretches,
-    scale: float,
-    sinks: Tensor | None = None,
+    query: Tensor, keys: Tensor, values: Tensor, places: Stretches, scoring: Scoring
 ) -> Tensor:
     """As `attend_side_by_side`, of a request whose keys are stretches of those given."""
     heads, tokens, width = query.shape
     parts = (
-        _one(query, keys, values, places, scale)
+        _one(query, keys, values, places, scoring.scale)
         if tokens == 1
-        else _several(query, keys, values, places, scale)
+        else _several(query, keys, values, places, scoring.scale)
     )
     out, weight = next(parts)
     for other in parts:
         out, weight = _merged(out, weight, *other)
     out = out.reshape(heads, tokens, width)
-    if sinks is not None:
-        out = with_sinks(out, weight.reshape(heads, tokens), sinks)
+    if scoring.sinks is not None:
+        out = with_sinks(out, weight.reshape(heads, tokens), scoring.sinks)
     return out.transpose(0, 1)
 
 

@@ -2,48 +2,41 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right
 
-from triptych.engine.definition import attend_by_definition
+from triptych.engine.definition import Scoring, attend_by_definition
 from triptych.engine.flash_cpu import attend_side_by_side
 
 
-def attend_piece(
-    query: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    scale: float,
-    window: int | None,
-    sinks: Tensor | None,
-    softcap: float | None,
-) -> Tensor:
+def attend_piece(query: Tensor, keys: Tensor, values: Tensor, scoring: Scoring) -> Tensor:
     """Attention of a piece's tokens, the last of `keys`, over the request's keys and values.
 
     Args:
         query: shape (heads, tokens, head_dim).
         keys: shape (context, KV heads, head_dim).
         values: likewise.
-        scale: of the scores.
-        window: tokens back that a token sees, itself included; None: all.
-        sinks: a score for each head that takes part in the softmax's denominator alone; None: none.
-        softcap: scores s become softcap * tanh(s / softcap); None: they stay.
+        scoring: of the layer.
 
     Returns:
         Shape (tokens, heads, head_dim).
     """
-    tokens = query.shape[1]
+    tokens, window = query.shape[1], scoring.window
     if window is not None and (tokens == 1 or keys.shape[0] <= window):
         keys, values, window = keys[-window:], values[-window:], None
     # Only the CPU's kernel tells the log-sum-exp that sinks need, and it takes no mask.
-    if softcap is not None or (sinks is not None and (window is not None or not on_cpu(query))):
-        return attend_by_definition(query, keys, values, scale, window=window, sinks=sinks, softcap=softcap)
+    if scoring.softcap is not None or (
+        scoring.sinks is not None and (window is not None or not on_cpu(query))
+    ):
+        return attend_by_definition(query, keys, values, replace(scoring, window=window))
     if window is not None:
-        return _sdpa(query, keys, values, scale, _window(tokens, keys.shape[0], window, query.device))
+        return _sdpa(query, keys, values, scoring.scale, _window(tokens, keys.shape[0], window, query.device))
     if on_cpu(query):
-        return attend_side_by_side(query, keys, values, scale, sinks)
-    return _elsewhere(query, keys, values, scale)
+        return attend_side_by_side(query, keys, values, scoring)
+    return _elsewhere(query, keys, values, scoring.scale)
 
 
 def on_cpu(tensor: Tensor) -> bool:

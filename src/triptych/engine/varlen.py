@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from triptych.engine.attention import PIECE_BY_PIECE, Attention, KVPool, Pass, Piece
-from triptych.engine.definition import with_sinks
+from triptych.engine.definition import Scoring, with_sinks
 
 logger = logging.getLogger(__name__)
 
@@ -63,28 +63,11 @@ class Kernel(Protocol):
     """Attention of pieces of any lengths, causal from the right, as `flash` has it."""
 
     def __call__(
-        self,
-        query: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        lines: Lines,
-        *,
-        back: int,
-        scale: float,
-        sinks: Tensor | None = None,
+        self, query: Tensor, keys: Tensor, values: Tensor, lines: Lines, scoring: Scoring
     ) -> Tensor: ...
 
 
-def flash(
-    query: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    lines: Lines,
-    *,
-    back: int,
-    scale: float,
-    sinks: Tensor | None = None,
-) -> Tensor:
+def flash(query: Tensor, keys: Tensor, values: Tensor, lines: Lines, scoring: Scoring) -> Tensor:
     """Torch's kernel, which `torch.nn.attention.varlen.varlen_attn` calls too.
 
     Called without that wrapper, which takes a host's time in every layer.
@@ -94,9 +77,7 @@ def flash(
         keys: shape (places, KV heads, head_dim), or (pages, block, KV heads, head_dim) with a table.
         values: likewise.
         lines: the pieces.
-        back: keys before its own that a token sees; -1: all.
-        scale: of the scores.
-        sinks: see `with_sinks`; None: none.
+        scoring: of the layer, without a cap.
 
     Returns:
         Shape (tokens, heads, head_dim).
@@ -106,6 +87,7 @@ def flash(
     """
     # A single token sees all keys whether causal or not, and the kernel is quicker if it is not told so.
     single = lines.most == 1
+    back = -1 if scoring.window is None else scoring.window - 1
     paged = {} if lines.table is None else {"block_table": lines.table}
     out: Tensor
     weight: Tensor  # shape (heads, tokens)
@@ -120,15 +102,15 @@ def flash(
         0.0,
         back < 0 and not single,
         False,
-        scale=scale,
+        scale=scoring.scale,
         window_size_left=back,
         window_size_right=-1 if back < 0 and single else 0,
         seqused_k=lines.lengths,
         **paged,
     )
-    if sinks is None:
+    if scoring.sinks is None:
         return out
-    return with_sinks(out.transpose(0, 1), weight, sinks).transpose(0, 1)
+    return with_sinks(out.transpose(0, 1), weight, scoring.sinks).transpose(0, 1)
 
 
 class Varlen:
@@ -170,37 +152,23 @@ class Varlen:
             gathered,
         )
 
-    def __call__(
-        self,
-        query: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        kv: Pass,
-        scale: float,
-        window: int | None,
-        *,
-        sinks: Tensor | None = None,
-        softcap: float | None = None,
-    ) -> Tensor:
+    def __call__(self, query: Tensor, keys: Tensor, values: Tensor, kv: Pass, scoring: Scoring) -> Tensor:
         """As `Attention` says.
 
         Raises:
             RuntimeError: the pass tells no pieces, and the kernel does not do what is asked.
         """
-        if softcap is not None or (sinks is not None and not self.takes_sinks):
+        if scoring.softcap is not None or (scoring.sinks is not None and not self.takes_sinks):
             if not kv.pieces:
                 raise RuntimeError("attention with capped scores, or with these sinks, goes piece by piece")
-            whole = replace(kv, prepared=None)
-            return PIECE_BY_PIECE(query, keys, values, whole, scale, window, sinks=sinks, softcap=softcap)
+            return PIECE_BY_PIECE(query, keys, values, replace(kv, prepared=None), scoring)
         lines: Lines = kv.prepared
         if lines.gathered is not None:
             keys, values = keys[lines.gathered], values[lines.gathered]
         elif self.block_size is not None:
             shape = (-1, self.block_size, *keys.shape[1:])
             keys, values = keys.view(shape), values.view(shape)
-        back = -1 if window is None else window - 1
-        more = {} if sinks is None else {"sinks": sinks}
-        return self._kernel(query.transpose(0, 1), keys, values, lines, back=back, scale=scale, **more)
+        return self._kernel(query.transpose(0, 1), keys, values, lines, scoring)
 
 
 def _places(piece: Piece) -> Tensor:
@@ -281,11 +249,10 @@ def _problem(
             query = some(2 * kv_heads, pieces[-1].first + pieces[-1].tokens, head_dim)
             batch = Pass(pool, pieces, torch.empty(0), candidate, candidate.prepare(pieces).to(device))
             for window in (None, span // 2):
-                found = candidate(query, keys, values, batch, 0.2, window, sinks=given)
+                scoring = Scoring(0.2, window, given)
+                found = candidate(query, keys, values, batch, scoring)
                 whole = replace(batch, prepared=None)
-                expected = PIECE_BY_PIECE(
-                    query.float(), keys.float(), values.float(), whole, 0.2, window, sinks=given
-                )
+                expected = PIECE_BY_PIECE(query.float(), keys.float(), values.float(), whole, scoring)
                 worst = (found.float() - expected).abs().max().item()
                 if not worst < _TOLERANCE:
                     return f"it is off by {worst:.2g}"

@@ -20,6 +20,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from triptych.engine.attention import Attention, Pass, Piece, PieceByPiece, attend
+from triptych.engine.definition import Scoring
 from triptych.engine.loader import LoadedModel
 from triptych.profiler.marks import INPUT, Marks
 from triptych.profiler.ranges import begin_range, end_range
@@ -218,22 +219,13 @@ class MarkedAttention:
         """As of what is marked."""
         return self._attention.prepare(pieces)
 
-    def __call__(
-        self,
-        query: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        kv: Pass,
-        scale: float,
-        window: int | None,
-        **more: Any,
-    ) -> Tensor:
+    def __call__(self, query: Tensor, keys: Tensor, values: Tensor, kv: Pass, scoring: Scoring) -> Tensor:
         """As of what is marked."""
         if isinstance(self._attention, PieceByPiece):
             kv = replace(kv, pieces=MarkedPieces(kv.pieces, self._marks))
-            return self._attention(query, keys, values, kv, scale, window, **more)
+            return self._attention(query, keys, values, kv, scoring)
         self._marks.mark("rope and KV write")
-        out = self._attention(query, keys, values, kv, scale, window, **more)
+        out = self._attention(query, keys, values, kv, scoring)
         decodes = all(piece.tokens == 1 for piece in kv.pieces)
         self._marks.mark("decode attention" if decodes else "prefill attention")
         return out
