@@ -25,6 +25,8 @@ from .fake_server import CHAT_OVERHEAD, IMAGE_TOKENS, count_tokens, serving
 
 CLOSE = 0.008
 """Seconds by which a measured time may differ on a busy machine."""
+LATE = 0.03
+"""Likewise of what a busy machine begins late: the nearest other figure is 0.12 s away."""
 
 
 def workload(**fields: Any) -> WorkloadSpec:
@@ -46,11 +48,11 @@ class TestMetrics:
         with serving(first=0.1, gap=0.03) as fake:
             run = bench(workload(output={"kind": "fixed", "tokens": 5}), fake.url)
         latency = summarise(run).latency
-        assert latency["ttft"].p50 == pytest.approx(0.1, abs=CLOSE)
+        assert latency["ttft"].p50 == pytest.approx(0.1, abs=LATE)
         assert latency["tpot"].p50 == pytest.approx(0.03, abs=CLOSE)
         assert latency["itl"].count == 10 * 4
         assert latency["itl"].p50 == pytest.approx(0.03, abs=CLOSE)
-        assert latency["e2e"].p50 == pytest.approx(0.1 + 4 * 0.03, abs=CLOSE)
+        assert latency["e2e"].p50 == pytest.approx(0.1 + 4 * 0.03, abs=LATE)
         assert latency["ttft"].mean is not None
         assert latency["ttft"].mean >= 0.1
 
