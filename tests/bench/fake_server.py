@@ -37,6 +37,14 @@ class Fake:
     """Streams end after half of the tokens."""
     fail_midway: bool = False
     """Streams tell of an error after half of the tokens."""
+    texts: int = 1 << 30
+    """Tokens after which the others carry no text."""
+    left_out: int = 0
+    """Tokens by which answers of more than one are shorter than asked for."""
+    finish: str = "length"
+    """Why an answer of more than one token ends."""
+    plain: dict[str, Any] | None = None
+    """Sent with status 200 instead of a stream, but for answers of one token."""
     tokens_per_word: int = 1
     url: str = ""
     bodies: list[dict[str, Any]] = field(default_factory=list)
@@ -99,6 +107,8 @@ async def _answer(fake: Fake, kind: str, request: web.Request) -> web.StreamResp
     if refusal is not None:
         headers = {"Retry-After": "0"} if refusal[0] == 503 else {}
         return web.json_response(refusal[1], status=refusal[0], headers=headers)
+    if fake.plain is not None and body["max_tokens"] > 1:
+        return web.json_response(fake.plain)
     fake.under_way += 1
     fake.most_under_way = max(fake.most_under_way, fake.under_way)
     try:
@@ -116,7 +126,7 @@ async def _stream(fake: Fake, request: web.Request, body: dict[str, Any], kind: 
     if fake.service and body["max_tokens"] > 1:
         fake.free_at = max(fake.free_at, monotonic()) + fake.service
         await asyncio.sleep(fake.free_at - monotonic())
-    tokens = body["max_tokens"]
+    tokens = body["max_tokens"] if body["max_tokens"] == 1 else body["max_tokens"] - fake.left_out
     if kind == "delta":
         await response.write(_chunk({"delta": {"role": "assistant", "content": ""}, "index": 0}))
     due = monotonic() + fake.first
@@ -129,9 +139,13 @@ async def _stream(fake: Fake, request: web.Request, body: dict[str, Any], kind: 
             if fake.fail_midway:
                 await response.write(b'data: {"error": {"message": "the worker died"}}\n\ndata: [DONE]\n\n')
                 return response
-        text = {"text": " x"} if kind == "text" else {"delta": {"content": " x"}}
-        finish = "length" if number == tokens - 1 else None
+        said = " x" if number < fake.texts else ""
+        text = {"text": said} if kind == "text" else {"delta": {"content": said}}
+        ends_with = fake.finish if tokens > 1 else "length"
+        finish = ends_with if number == tokens - 1 else None
         await response.write(_chunk({**text, "index": 0, "finish_reason": finish}))
+    if tokens == 0:
+        await response.write(_chunk({"text": "", "index": 0, "finish_reason": "stop"}))
     prompt = count_tokens(body, fake.tokens_per_word)
     usage = {"prompt_tokens": prompt, "completion_tokens": tokens, "total_tokens": prompt + tokens}
     object_ = "chat.completion.chunk" if kind == "delta" else "text_completion"

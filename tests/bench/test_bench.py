@@ -14,10 +14,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from triptych.bench import Server, bench
 from triptych.bench.files import write_bench
+from triptych.bench.tables import print_client
 from triptych.record import STATUSES, Run, read_run, read_summary, summarise
+from triptych.report.table import print_summary
 from triptych.spec.base import SpecError
 from triptych.spec.workload import WorkloadSpec
 
@@ -55,6 +58,32 @@ class TestMetrics:
         assert latency["e2e"].p50 == pytest.approx(0.1 + 4 * 0.03, abs=LATE)
         assert latency["ttft"].mean is not None
         assert latency["ttft"].mean >= 0.1
+
+    def test_tokens_without_text_took_their_time(self) -> None:
+        """Of 9 tokens the first alone has text: when the others came is not seen, when all had come is."""
+        with serving(first=0.02, gap=0.02, texts=1) as fake:
+            run = bench(workload(output={"kind": "fixed", "tokens": 9}), fake.url)
+        latency = summarise(run).latency
+        assert latency["e2e"].p50 == pytest.approx(0.02 + 8 * 0.02, abs=LATE)
+        assert latency["tpot"].p50 == pytest.approx(0.02, abs=CLOSE)
+        assert latency["itl"].count == 0
+        assert run.meta["unknown"] == {"itl": 10}
+
+    def test_what_cannot_be_known_is_said_to_be_unknown(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with serving(texts=0) as fake:
+            summary = summarise(bench(workload(slo={"tpot": {"p99": "1 h"}}), fake.url))
+        assert (summary.counts.finished, summary.counts.output_tokens) == (10, 40)
+        assert summary.latency["e2e"].count == 10
+        assert [summary.latency[name].count for name in ("ttft", "tpot", "itl")] == [0, 0, 0]
+        print_summary(summary, console := Console(width=100))
+        print_client(summary, console)
+        shown = capsys.readouterr().out
+        assert [line.split()[0] for line in shown.splitlines() if line.endswith("unknown")] == [
+            "TTFT",
+            "TPOT",
+            "ITL",
+        ]
+        assert "the TPOT of 10 answers is not known: tokens came without text" in shown
 
     def test_the_summary_counts_what_came_and_what_was_made(self) -> None:
         with serving() as fake:
@@ -296,6 +325,31 @@ class TestFailures:
         assert statuses(run) == ["rejected"] * 10
         assert run.meta["errors"] == {f"status 200: {words}": 10}
         assert run.requests["generated_tokens"].tolist() == [2] * 10
+
+    @pytest.mark.parametrize(
+        ("fault", "words"),
+        [
+            ({"finish": "abort"}, "the server ended the answer with finish_reason 'abort'"),
+            ({"finish": "error"}, "the server ended the answer with finish_reason 'error'"),
+            ({"left_out": 4}, "the answer has no token"),
+            ({"plain": {"error": {"message": "out of memory", "code": 500}}}, "out of memory"),
+            ({"plain": {"detail": "no such adapter"}}, "no such adapter"),
+            (
+                {"plain": {"choices": [{"text": "x"}]}},
+                "the server answered with plain JSON where a stream was asked for",
+            ),
+        ],
+    )
+    def test_an_answer_that_is_none_has_no_latency_and_is_told_in_the_servers_words(
+        self, fault: dict[str, Any], words: str
+    ) -> None:
+        with serving(**fault) as fake:
+            run = bench(workload(slo={"ttft": {"p99": "1 h"}}), fake.url)
+        summary = summarise(run)
+        assert statuses(run) == ["rejected"] * 10
+        assert run.meta["errors"] == {f"status 200: {words}": 10}
+        assert [summary.latency[name].count for name in ("ttft", "tpot", "e2e")] == [0, 0, 0]
+        assert (summary.throughput.goodput, summary.slo[0].value) == (0, None)
 
     def test_a_client_that_gives_up_closes_its_connection(self) -> None:
         with serving(gap=5) as fake:

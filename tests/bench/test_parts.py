@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from math import isnan
 from pathlib import Path
 from time import sleep
 from typing import Any, cast
@@ -37,13 +38,35 @@ class TestEvents:
         stream.take(b'{"choices": [{"delta": {"content": "a"}}]}', 2.0)
         stream.take(b'{"choices": [{"delta": {"content": "b"}}]}', 3.0)
         stream.take(b'{"choices": [{"delta": {}, "finish_reason": "stop"}]}', 4.0)
-        assert (answer.first_token, list(answer.later_tokens), answer.end) == (2.0, [3.0], 3.0)
-        assert stream.complete
+        stream.close()
+        assert (answer.first_token, list(answer.later_tokens), answer.end) == (2.0, [3.0], 4.0)
+        assert answer.status is Status.FINISHED
 
-    def test_tokens_without_text_come_with_the_end(self) -> None:
+    @pytest.mark.parametrize(("tokens", "first_token"), [(1, 2.0), (2, None)])
+    def test_without_text_only_a_single_tokens_time_is_known(
+        self, tokens: int, first_token: float | None
+    ) -> None:
         answer = Answer()
-        Stream(answer).take(b'{"choices": [{"text": "", "finish_reason": "length"}]}', 2.0)
-        assert (answer.first_token, answer.end) == (2.0, 2.0)
+        stream = Stream(answer)
+        stream.take(b'{"choices": [{"text": "", "finish_reason": "length"}]}', 2.0)
+        stream.take(b'{"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": %d}}' % tokens, 3.0)
+        stream.close()
+        assert (answer.status, answer.end) == (Status.FINISHED, 2.0)
+        assert answer.first_token == first_token or (first_token is None and isnan(answer.first_token))
+        assert answer.unknown == (set() if tokens == 1 else {"ttft", "tpot", "itl"})
+
+    @pytest.mark.parametrize("usage", [b"", b'"usage": {"prompt_tokens": 1, "completion_tokens": 0}, '])
+    def test_an_answer_without_a_token_is_a_failure(self, usage: bytes) -> None:
+        stream = Stream(Answer())
+        stream.take(b"{" + usage + b'"choices": [{"text": "", "finish_reason": "stop"}]}', 2.0)
+        with pytest.raises(ValueError, match="has no token"):
+            stream.close()
+
+    @pytest.mark.parametrize("reason", ["abort", "error"])
+    def test_an_answer_that_the_server_broke_off_is_a_failure(self, reason: str) -> None:
+        event = b'{"choices": [{"text": "a", "finish_reason": "%s"}]}' % reason.encode()
+        with pytest.raises(ValueError, match=f"finish_reason '{reason}'"):
+            Stream(Answer()).take(event, 2.0)
 
     def test_the_server_counts_the_tokens(self) -> None:
         answer = Answer()

@@ -102,6 +102,7 @@ def observations(columns: dict[str, Any], answers: Sequence[Answer]) -> dict[str
         for answer in answers
         if answer.status is Status.REJECTED
     )
+    unknown = Counter(name for answer in answers for name in answer.unknown)
     lateness = distribution(columns["lateness"])
     return {
         "lateness": {"mean": lateness.mean, "p50": lateness.p50, "p99": lateness.p99, "max": lateness.max},
@@ -109,5 +110,6 @@ def observations(columns: dict[str, Any], answers: Sequence[Answer]) -> dict[str
         "prompts_mismatched": len(off),
         "prompt_tokens_off_by": float(off.mean()) if len(off) else 0.0,
         "outputs_mismatched": int((asked != 0).sum()),
+        "unknown": dict(unknown),
         "errors": dict(errors.most_common(_MOST_ERRORS)),
     }

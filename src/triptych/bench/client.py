@@ -14,7 +14,7 @@ from typing import Any, Self
 import aiohttp
 
 from triptych.bench.answer import Answer
-from triptych.bench.events import Events, Stream, error_message
+from triptych.bench.events import Events, Stream, error_message, not_a_stream
 from triptych.bench.server import Server
 from triptych.policy import Status
 from triptych.spec.base import SpecError
@@ -121,13 +121,11 @@ class Client:
             async for received in response.content.iter_any():
                 for data in events.feed(received):
                     stream.take(data, monotonic())
+            if events.other:
+                raise ValueError(not_a_stream(events.other))
+            stream.close()
         except ValueError as error:
             answer.fail(_short(str(error)), monotonic())
-            return
-        if stream.complete:
-            answer.status = Status.FINISHED
-        else:
-            answer.fail("the stream ended before the answer did", monotonic())
 
 
 def _retry_after(response: aiohttp.ClientResponse) -> float:

@@ -9,6 +9,10 @@ from typing import Any
 from triptych.bench.answer import Answer
 
 _DONE = b"[DONE]"
+_FAILURES = ("abort", "error")
+"""Finish reasons by which vLLM and SGLang say that they broke an answer off."""
+_KEPT = 1 << 16
+"""Bytes of a body without events that are kept, for what it says."""
 
 
 class Events:
@@ -16,12 +20,22 @@ class Events:
 
     def __init__(self) -> None:
         self._rest = b""
+        self._seen = False
+        self._body = b""
+
+    @property
+    def other(self) -> bytes:
+        """The beginning of a body that holds no event at all; empty: there was an event."""
+        return b"" if self._seen else self._body
 
     def feed(self, received: bytes) -> Iterator[bytes]:
         """The data of each event that is now complete."""
+        if not self._seen and len(self._body) < _KEPT:
+            self._body += received[:_KEPT]
         *lines, self._rest = (self._rest + received).split(b"\n")
         for line in lines:
             if line.startswith(b"data:"):
+                self._seen = True
                 yield line[5:].strip()
 
 
@@ -33,10 +47,15 @@ class Stream:
         self._finished = False
         self._done = False
 
-    @property
-    def complete(self) -> bool:
-        """Whether the answer has come to its end."""
-        return self._done or self._finished
+    def close(self) -> None:
+        """The stream has ended.
+
+        Raises:
+            ValueError: the answer had not come to its end, or holds no token; what is said is for people.
+        """
+        if not (self._done or self._finished):
+            raise ValueError("the stream ended before the answer did")
+        self._answer.finish()
 
     def take(self, data: bytes, now: float) -> None:
         """Reads one event.
@@ -67,15 +86,28 @@ class Stream:
             text = choice.get("text")
         if text:
             self._answer.token(now)
-        if choice.get("finish_reason"):
+        else:  # half a character, a special token, or the end
+            self._answer.event(now)
+        if reason := choice.get("finish_reason"):
             self._finished = True
-            if not self._answer.events:  # tokens without text: half a character, special ones
-                self._answer.token(now)
+            if reason in _FAILURES:
+                raise ValueError(f"the server ended the answer with finish_reason {reason!r}")
 
     def _count(self, usage: dict[str, Any]) -> None:
         self._answer.prompt_tokens = usage["prompt_tokens"]
         self._answer.output_tokens = usage["completion_tokens"]
         self._answer.cached_tokens = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+
+
+def not_a_stream(body: bytes) -> str:
+    """What is wrong with an answer of status 200 that is no stream of events: the server's own words."""
+    try:
+        said: Any = json.loads(body)
+    except ValueError:
+        said = None
+    if isinstance(said, dict) and "choices" in said:
+        return "the server answered with plain JSON where a stream was asked for"
+    return error_message(body.decode("utf-8", "replace") if said is None else said)
 
 
 def error_message(body: object) -> str:

@@ -51,6 +51,10 @@ def _warnings(summary: Summary) -> list[str]:
         )
     if meta["outputs_mismatched"]:
         warnings.append(f"{count(meta['outputs_mismatched'], 'answer')} had another length than asked for")
+    for metric, answers in meta["unknown"].items():
+        warnings.append(
+            f"the {metric.upper()} of {count(answers, 'answer')} is not known: tokens came without text"
+        )
     warnings += [f"{times:,} x {what}" for what, times in meta["errors"].items()]
     return warnings
 

@@ -35,7 +35,7 @@ REQUEST_COLUMNS: dict[str, tuple[str, str]] = {
 }
 
 DERIVED_REQUEST_COLUMNS: dict[str, tuple[str, str]] = {
-    "ttft": ("float64", "time to first token: first_token - arrival"),
+    "ttft": ("float64", "time to first token: first_token - arrival; NaN if the request failed"),
     "tpot": ("float64", "time per output token after the first: (end - first_token) / (generated - 1)"),
     "e2e": ("float64", "end - arrival, of finished requests"),
     "e2e_per_token": ("float64", "e2e / generated_tokens"),

@@ -30,7 +30,7 @@ class TokenGaps:
         spans: see `Spans`.
         first_token: of each request, seconds, shape (requests,).
         end: of each request, seconds, shape (requests,).
-        finished: which requests got all their tokens, shape (requests,).
+        finished: which requests got all their tokens, the last of them at their end, shape (requests,).
     """
 
     def __init__(

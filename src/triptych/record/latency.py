@@ -15,12 +15,21 @@ from triptych.record.logs import Columns, Floats, Transfers
 
 
 def request_latencies(
-    requests: Columns, transfers: Transfers | None, finished: npt.NDArray[np.bool_]
+    requests: Columns,
+    transfers: Transfers | None,
+    finished: npt.NDArray[np.bool_],
+    failed: npt.NDArray[np.bool_],
 ) -> dict[str, Floats]:
     """The derived columns but for inter-token latency, shape (requests,), seconds, NaN where undefined.
 
-    TTFT is there for every request that got a token; TPOT and E2E for those that finished, TPOT for those
-    of them with two tokens or more.
+    TTFT is there for every request that got a token and did not fail; TPOT and E2E for those that finished,
+    TPOT for those of them with two tokens or more.
+
+    Args:
+        requests: the raw columns.
+        transfers: their log; None: it was not kept.
+        finished: which requests got all their tokens.
+        failed: which were rejected or broken off by the server, possibly after their first token.
     """
 
     def time(name: str) -> Floats:
@@ -32,7 +41,7 @@ def request_latencies(
     after_first = np.where(generated > 1, generated - 1, np.nan)
     e2e = end - arrival
     return {
-        "ttft": first_token - arrival,
+        "ttft": np.where(failed, np.nan, first_token - arrival),
         "tpot": (end - first_token) / after_first,
         "e2e": e2e,
         "e2e_per_token": e2e / np.where(generated > 0, generated, np.nan),

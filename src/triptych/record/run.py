@@ -27,6 +27,7 @@ from triptych.record.logs import (
 STATUSES: tuple[str, ...] = tuple(status.value for status in Status)
 """`Run.requests["status"]` holds positions in this tuple, as int8; `Run.column("status")` their names."""
 FINISHED = STATUSES.index(Status.FINISHED.value)
+REJECTED = STATUSES.index(Status.REJECTED.value)
 
 Producer = Literal["simulate", "serve", "bench"]
 BatchLog = Literal["all", "sample", "off"]
@@ -99,13 +100,17 @@ class Run:
     @cached_property
     def latencies(self) -> dict[str, Floats]:
         """The derived columns, but for those of inter-token latency."""
-        return request_latencies(self.requests, self.transfers, self.finished)
+        failed = np.asarray(self.requests["status"] == REJECTED)
+        return request_latencies(self.requests, self.transfers, self.finished, failed)
 
     @cached_property
     def token_gaps(self) -> TokenGaps:
         """The gaps between tokens."""
+        # Measured from outside there are no lanes, and a span for every later token that was seen: no token
+        # comes at the end without one.
+        ends_with_token = self.finished if self.lanes else np.zeros(len(self), dtype=bool)
         return TokenGaps(
-            self.lanes, self.spans, self.requests["first_token"], self.requests["end"], self.finished
+            self.lanes, self.spans, self.requests["first_token"], self.requests["end"], ends_with_token
         )
 
     @cached_property

@@ -42,6 +42,7 @@ _METRICS = {
 }
 
 _GROWS = "grows"
+_UNKNOWN = "unknown"
 _OVERLOADED = "Overloaded: what grows is as long as the trace lets it become."
 _UNSETTLED = "Latencies had not settled when the last request came: a longer trace may have others."
 _POOL_NOTE = "batch, tokens: of a mean iteration. KV use: mean/peak. KV, MFU, MBU: while busy."
@@ -175,6 +176,8 @@ def _latencies(summary: Summary, statistics: Sequence[str]) -> Table:
             grows = name in growing
             cells = [_GROWS if grows else seconds(values.at(statistic)) for statistic in statistics]
             table.add_row(label, *cells, style="dim" if grows else None)
+        elif name in summary.meta.get("unknown", ()):
+            table.add_row(label, *[_UNKNOWN] * len(statistics), style="dim")
     return table
 
 
