@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from triptych.bench import sweep
 from triptych.bench.answer import Answer
@@ -15,9 +17,10 @@ from triptych.bench.assemble import request_columns, token_spans
 from triptych.bench.bodies import Form
 from triptych.bench.console import sweep_and_report
 from triptych.bench.server import Server
+from triptych.bench.tables import print_sweep
 from triptych.bench.words import TokenIds
 from triptych.policy import Status
-from triptych.record import Run
+from triptych.record import STATUSES, Run
 from triptych.spec.base import SpecError
 from triptych.spec.workload import Constant, WorkloadSpec
 from triptych.workload import generate
@@ -54,7 +57,7 @@ def test_the_slo_bounds_it_before_throughput_does(monkeypatch: pytest.MonkeyPatc
     found = sweep(workload(slo={"ttft": {"p90": "100 ms"}}), "", 100)
     assert found.capacity is not None
     assert 160 / 1.06 <= found.capacity <= 160
-    assert {point.problem for point in found.points} == {"", "TTFT p90 is above 0.1 s"}
+    assert {point.problem for point in found.points} == {"", "TTFT p90 is 0.2 s, above 0.1 s"}
     assert all((point.rate > 160) == bool(point.problem) for point in found.points)
 
 
@@ -119,3 +122,60 @@ def test_a_sweep_leaves_a_table_and_the_run_of_each_rate(
     assert [row["keeps_up"] for row in table["points"]].count(True) >= 1
     shown = capsys.readouterr().out
     assert f"keeps up with {table['capacity']:.0f} requests/s" in shown
+
+
+def test_a_bound_that_an_idle_server_misses_ends_the_sweep(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An answer waits 0.2 s even where it is the only one: no rate is low enough."""
+    asked: list[WorkloadSpec] = []
+
+    def always_slow(spec: WorkloadSpec, server: str, **options: Any) -> Run:
+        asked.append(spec)
+        return made_up(spec, lambda arrivals: (due + 0.2 for due in arrivals))
+
+    monkeypatch.setitem(sweep.__globals__, "bench", always_slow)
+    found = sweep(workload(slo={"ttft": {"p90": "100 ms"}}), "", 100)
+    assert (len(found.points), found.capacity) == (1, None)
+    assert found.hopeless == "requests one after the other: TTFT p90 is 0.2 s, above 0.1 s"
+    assert [spec.arrivals.kind for spec in asked] == ["constant", "closed"]
+    print_sweep(found, Console(width=80))
+    shown = capsys.readouterr().out
+    assert "no rate can be kept up with" in shown
+    assert found.hopeless in shown
+
+
+def test_a_bound_that_is_met_alone_and_at_no_rate_ends_where_requests_hardly_meet(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The twenty requests that are sent one by one are quick, and those of every rate are not."""
+
+    def slow_at_any_rate(spec: WorkloadSpec, server: str, **options: Any) -> Run:
+        wait = 0.05 if spec.arrivals.kind == "closed" else 0.2
+        return made_up(spec, lambda arrivals: (due + wait for due in arrivals))
+
+    monkeypatch.setitem(sweep.__globals__, "bench", slow_at_any_rate)
+    found = sweep(workload(slo={"ttft": {"p90": "100 ms"}}), "", 100)
+    assert found.capacity is None
+    assert found.hopeless.endswith("where few requests meet another: TTFT p90 is 0.2 s, above 0.1 s")
+    assert len(found.points) < 9
+
+
+def test_the_reasons_of_a_sweep_are_shown_whole(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = "status 503: the queue of this server holds 1,024 requests and has no room for another one"
+
+    def refusing(spec: WorkloadSpec, server: str, **options: Any) -> Run:
+        run = made_up(spec, lambda arrivals: (due + 0.05 for due in arrivals))
+        if spec.arrivals.kind != "closed" and spec.arrivals.rate > 100:
+            run.requests["status"][:] = STATUSES.index("rejected")
+            return replace(run, meta={"errors": {said: len(run)}})
+        return run
+
+    monkeypatch.setitem(sweep.__globals__, "bench", refusing)
+    found = sweep(workload(), "", 100)
+    print_sweep(found, Console(width=80))
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"200 requests/s: 150 of 150 requests failed ({said})" in shown
+    assert found.hopeless == ""

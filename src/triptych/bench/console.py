@@ -15,7 +15,7 @@ from triptych.bench.api import bench
 from triptych.bench.files import check_sweep_target, write_bench, write_sweep
 from triptych.bench.interrupts import Interrupts
 from triptych.bench.server import Server
-from triptych.bench.sweep import Point, sweep
+from triptych.bench.sweep import Point, Sweep, sweep
 from triptych.bench.tables import print_client, print_sweep
 from triptych.record import summarise
 from triptych.record.folder import check_target
@@ -80,12 +80,12 @@ def sweep_and_report(
     def done(point: Point) -> None:
         points.append(point)
         if out is not None:
-            write_sweep(points, out)
+            write_sweep(Sweep(tuple(points)), out)
 
     with _watched("sweeping") as watch:
 
         def progress(rate: float) -> OnProgress:
-            inner = watch(f"at {rate:.3g} requests/s, ")
+            inner = watch(f"at {rate:.3g} requests/s, " if rate else "one after the other, ")
 
             def noted(ended: int, total: int, elapsed: float) -> bool:
                 nonlocal stopped
@@ -98,6 +98,8 @@ def sweep_and_report(
         result = sweep(
             workload, server, start, overrides=overrides, warmup=warmup, progress=progress, done=done
         )
+    if out is not None and result.hopeless:
+        write_sweep(result, out)
     print_sweep(result, Console())
     return not stopped
 

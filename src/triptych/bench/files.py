@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,15 +41,16 @@ def check_sweep_target(folder: Path) -> None:
         raise SpecError("", f"cannot be written: {error.strerror}; name another place", file=folder) from None
 
 
-def write_sweep(points: Sequence[Point], folder: Path) -> None:
+def write_sweep(sweep: Sweep, folder: Path) -> None:
     """Writes the run of the last point, and the table of all of them."""
-    write_bench(points[-1].run, folder / _name(points[-1]), points[-1].summary)
+    last = sweep.points[-1]
+    write_bench(last.run, folder / _name(last), last.summary)
     new = folder / f".{_SWEEP}.new"
-    new.write_text(json.dumps(_table(points), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    new.write_text(json.dumps(_table(sweep), indent=1, allow_nan=False) + "\n", encoding="utf-8")
     new.replace(folder / _SWEEP)
 
 
-def _table(points: Sequence[Point]) -> dict[str, Any]:
+def _table(sweep: Sweep) -> dict[str, Any]:
     rows = [
         {
             "rate": point.rate,
@@ -59,9 +59,14 @@ def _table(points: Sequence[Point]) -> dict[str, Any]:
             "folder": _name(point),
             "summary": point.summary.to_dict(),
         }
-        for point in sorted(points, key=lambda point: point.rate)
+        for point in sorted(sweep.points, key=lambda point: point.rate)
     ]
-    return {"format": "triptych sweep", "capacity": Sweep(tuple(points)).capacity, "points": rows}
+    return {
+        "format": "triptych sweep",
+        "capacity": sweep.capacity,
+        "hopeless": sweep.hopeless,
+        "points": rows,
+    }
 
 
 def _name(point: Point) -> str:

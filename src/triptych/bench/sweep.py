@@ -13,7 +13,7 @@ from triptych.bench.api import Progress, bench, load_workload
 from triptych.bench.server import Server
 from triptych.record import STATUSES, Run, Summary, summarise
 from triptych.spec.base import SpecError
-from triptych.spec.workload import Constant, Gamma, Poisson, WorkloadSpec
+from triptych.spec.workload import Closed, Constant, Gamma, Poisson, WorkloadSpec
 from triptych.workload import generate
 
 _KEEPS_UP = 0.95
@@ -27,6 +27,11 @@ _STEADY = (0.25, 0.9)
 """The part of the requests whose rates are compared: before it the server fills up, after it the longest
 answers straggle."""
 _FEWEST_REQUESTS = 20
+_ALONE = 20
+"""Requests that are sent one after the other to find out whether an idle server keeps the bounds."""
+_HARDLY_MEET = 0.2
+"""Mean requests in flight below which a lower rate changes nothing: four in five have the server to
+themselves."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,8 @@ class Sweep:
 
     points: tuple[Point, ...]
     """In the order they were tried."""
+    hopeless: str = ""
+    """Why no rate, however low, can be kept up with; empty: one can, or it is not known."""
 
     @property
     def capacity(self) -> float | None:
@@ -71,13 +78,17 @@ def sweep(
     every bound of the workload's SLO is met. Every rate has a seed of its own, so that the server finds
     nothing of the rates before in its caches.
 
+    If it does not keep up with the first rate, a few requests are sent one after the other: where these do
+    not keep the bounds either, no rate does, and the sweep ends.
+
     Args:
         workload: as of `bench`; its rate is replaced.
         server: as of `bench`.
         start: the first rate, requests/s.
         overrides: as of `bench`.
         warmup: as of `bench`, before the first rate.
-        progress: gives for each rate what `bench` calls; if that ends a run, the sweep ends with it.
+        progress: gives for each rate what `bench` calls; if that ends a run, the sweep ends with it. The rate
+            0 stands for requests one after the other.
         done: called after each rate.
 
     Raises:
@@ -89,21 +100,48 @@ def sweep(
     if not start > 0:
         raise SpecError("--sweep", f"must be a rate above 0, not {start:g}")
     at_rate = _rates_of(workload, file)
-    points: list[Point] = []
-    while len(points) < _MOST_POINTS and (rate := _next(points, start)) is not None:
-        run = bench(
-            at_rate(rate, len(points)),
+
+    def measure(spec: WorkloadSpec, rate: float) -> Run:
+        return bench(
+            spec,
             server,
             warmup=0 if points else warmup,
             progress=None if progress is None else progress(rate),
         )
+
+    points: list[Point] = []
+    while len(points) < _MOST_POINTS and (rate := _next(points, start)) is not None:
+        run = measure(at_rate(rate, len(points)), rate)
         if run.interrupted:
             break
         summary = summarise(run)
         points.append(Point(rate, _problem(run, summary), run, summary))
         if done is not None:
             done(points[-1])
+        if points[-1].problem and len(points) == 1:
+            alone = measure(_one_by_one(workload), 0.0)
+            if alone.interrupted:
+                break
+            if problem := _unkept(alone, summarise(alone)):
+                return Sweep(tuple(points), f"requests one after the other: {problem}")
+        if hopeless := _hardly_meet(points[-1]):
+            return Sweep(tuple(points), hopeless)
     return Sweep(tuple(points))
+
+
+def _one_by_one(spec: WorkloadSpec) -> WorkloadSpec:
+    """A few of the workload's requests, each with the server to itself."""
+    count = _ALONE if spec.requests is None else min(spec.requests, _ALONE)
+    update = {"arrivals": Closed(kind="closed", concurrency=1), "requests": count, "duration": None}
+    return spec.model_copy(update={**update, "rate_scale": 1.0, "seed": spec.seed + _MOST_POINTS})
+
+
+def _hardly_meet(point: Point) -> str:
+    """Why a lower rate would change nothing of what is wrong at this one; empty: it may."""
+    seconds = point.summary.latency["e2e"].mean
+    if not point.problem or seconds is None or point.rate * seconds > _HARDLY_MEET:
+        return ""
+    return f"at {point.rate:.3g} requests/s, where few requests meet another: {point.problem}"
 
 
 def _rates_of(spec: WorkloadSpec, file: str | Path | None) -> Callable[[float, int], WorkloadSpec]:
@@ -150,16 +188,28 @@ def _next(points: Sequence[Point], start: float) -> float | None:
 
 
 def _problem(run: Run, summary: Summary) -> str:
-    counts = summary.counts
-    wanted = counts.requests - counts.aborted
-    if counts.finished < _KEEPS_UP * wanted:
-        return f"{wanted - counts.finished} of {wanted} requests failed"
-    missed = [result for result in summary.slo if not result.met]
-    if missed:
-        return f"{missed[0].metric.upper()} {missed[0].statistic} is above {missed[0].bound:g} s"
+    """Why the server does not keep up with the rate of a run; empty: it does."""
+    if problem := _unkept(run, summary):
+        return problem
     came, answered = _rates(run)
     if answered < _KEEPS_UP * came:
         return f"{came:.3g} requests/s come, {answered:.3g}/s are answered"
+    return ""
+
+
+def _unkept(run: Run, summary: Summary) -> str:
+    """What was promised to each request and not kept, whatever the rate; empty: nothing."""
+    counts = summary.counts
+    wanted = counts.requests - counts.aborted
+    if counts.finished < _KEEPS_UP * wanted:
+        errors = run.meta.get("errors") or {}
+        said = f" ({next(iter(errors))})" if errors else ""
+        return f"{wanted - counts.finished} of {wanted} requests failed{said}"
+    missed = [result for result in summary.slo if not result.met]
+    if missed:
+        worst = missed[0]
+        found = "unknown" if worst.value is None else f"{worst.value:.3g} s"
+        return f"{worst.metric.upper()} {worst.statistic} is {found}, above {worst.bound:g} s"
     return ""
 
 

@@ -65,13 +65,23 @@ def print_sweep(sweep: Sweep, console: Console) -> None:
     headings = ("rate", "served/s", "goodput/s", "tokens/s", "TTFT P50", "P99", "TPOT P50", "P99")
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("")
-    for point in sorted(sweep.points, key=lambda point: point.rate):
-        table.add_row(*_row(point), point.problem or "keeps up")
+    table.add_column("keeps up", no_wrap=True)
+    points = sorted(sweep.points, key=lambda point: point.rate)
+    for point in points:
+        table.add_row(*_row(point), "no" if point.problem else "yes")
     with without_trailing_blanks(console):
         console.print()
         console.print(table, highlight=False)
-        if sweep.capacity is None:
+        console.print()
+        for point in points:
+            if point.problem:
+                console.print(
+                    f"{number(point.rate)} requests/s: {point.problem}", markup=False, highlight=False
+                )
+        if sweep.hopeless:
+            console.print("[bold]no rate can be kept up with[/]", highlight=False)
+            console.print(sweep.hopeless, markup=False, highlight=False)
+        elif sweep.capacity is None:
             console.print("no rate that was tried is kept up with", highlight=False)
         else:
             console.print(f"keeps up with [bold]{number(sweep.capacity)} requests/s[/]", highlight=False)
