@@ -116,6 +116,39 @@ def test_usage_comes_only_when_asked_for(shared: Served) -> None:
     assert all("usage" not in chunk and chunk["choices"] for chunk in chunks)
 
 
+COUNTED = {"include_usage": True, "continuous_usage_stats": True}
+
+
+def test_token_counts_in_every_chunk_are_those_of_its_answer(shared: Served) -> None:
+    *chunks, last, done = events(shared.chat({"say": "abcd"}, n=2, stream=True, stream_options=COUNTED).text)
+    assert done == "[DONE]"
+    for index in range(2):
+        mine = [chunk["usage"] for chunk in chunks if chunk["choices"][0]["index"] == index]
+        counts = [usage["completion_tokens"] for usage in mine]
+        assert (counts[0], counts[-1]) == (0, 5)
+        assert counts == sorted(set(counts))
+        assert {usage["prompt_tokens"] for usage in mine} == {last["usage"]["prompt_tokens"]}
+        assert all(
+            usage["total_tokens"] == usage["prompt_tokens"] + count
+            for usage, count in zip(mine, counts, strict=True)
+        )
+    assert (last["choices"], last["usage"]["completion_tokens"]) == ([], 10)
+
+
+def test_tokens_that_are_no_text_yet_are_counted_when_they_come(shared: Served) -> None:
+    answer = shared.complete({"say": "€", "delay": 0.2}, stream=True, stream_options=COUNTED)
+    *chunks, last, _ = events(answer.text)
+    found = [(chunk["choices"][0]["text"], chunk["usage"]["completion_tokens"]) for chunk in chunks]
+    assert found == [("", 1), ("", 2), ("€", 3), ("", 4)]
+    assert last["usage"]["completion_tokens"] == 4
+
+
+def test_they_come_with_the_counts_at_the_end_only(shared: Served) -> None:
+    alone = {"continuous_usage_stats": True}
+    chunks = events(shared.complete(HELLO, stream=True, stream_options=alone).text)[:-1]
+    assert all("usage" not in chunk for chunk in chunks)
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_stop_string_ends_an_answer_before_it(shared: Served, stream: bool) -> None:
     script = {"say": "one two STOP three", "delay": 0.01}

@@ -242,11 +242,6 @@ def test_what_is_no_request_is_refused_in_one_line(body: bytes) -> None:
     assert "\n" not in caught.value.message
 
 
-def test_token_counts_in_every_chunk_are_refused() -> None:
-    error = refusal(stream=True, stream_options={"include_usage": True, "continuous_usage_stats": True})
-    assert error.param == "stream_options.continuous_usage_stats"
-
-
 def test_a_refusal_says_what_to_use_instead_where_there_is_something() -> None:
     assert "chat_template_kwargs" in refusal(reasoning_effort="high").message
 

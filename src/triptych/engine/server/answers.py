@@ -52,12 +52,17 @@ class Usage:
 class Shape(Protocol):
     """How one of the two routes words its answers."""
 
-    def begin(self, answer: Answer) -> bytes:
-        """Comes before the first chunk of an answer in a stream."""
+    def begin(self, answer: Answer, usage: Usage | None) -> bytes:
+        """Comes before the first chunk of an answer in a stream.
+
+        Args:
+            answer: that begins.
+            usage: of the answer so far, where every chunk has it.
+        """
         ...
 
-    def chunk(self, answer: Answer, piece: Piece) -> bytes:
-        """The next chunk of an answer in a stream."""
+    def chunk(self, answer: Answer, piece: Piece, usage: Usage | None) -> bytes:
+        """The next chunk of an answer in a stream; `usage` as of `begin`."""
         ...
 
     def usage(self, usage: Usage) -> bytes:
@@ -77,8 +82,9 @@ class _Base:
         self._tail: dict[str, Any] = {"usage": None} if counted else {}
         """A stream that ends with token counts has the field in every chunk."""
 
-    def _event(self, kind: str, choices: list[dict[str, Any]], **more: Any) -> bytes:
-        return event({**self._head, "object": kind, "choices": choices, **self._tail, **more})
+    def _event(self, kind: str, choices: list[dict[str, Any]], usage: Usage | None) -> bytes:
+        tail = self._tail if usage is None else {"usage": usage.body()}
+        return event({**self._head, "object": kind, "choices": choices, **tail})
 
 
 class Chat(_Base):
@@ -97,16 +103,17 @@ class Chat(_Base):
     def __init__(self, id: str, model: str, *, spell: Spell, scored: bool, counted: bool) -> None:
         super().__init__(f"chatcmpl-{id}", model, spell=spell, scored=scored, counted=counted)
 
-    def begin(self, answer: Answer) -> bytes:
-        return self._choice(answer.index, {"role": "assistant", "content": ""}, None, None)
+    def begin(self, answer: Answer, usage: Usage | None) -> bytes:
+        choice = _choice(answer.index, {"role": "assistant", "content": ""}, None, None)
+        return self._event(self._KIND, [choice], usage)
 
-    def chunk(self, answer: Answer, piece: Piece) -> bytes:
+    def chunk(self, answer: Answer, piece: Piece, usage: Usage | None) -> bytes:
         delta = {"content": piece.text} if piece.text else {}
         scores = self._scores(piece.scores) if piece.scores else None
-        return self._choice(answer.index, delta, scores, answer.finish)
+        return self._event(self._KIND, [_choice(answer.index, delta, scores, answer.finish)], usage)
 
     def usage(self, usage: Usage) -> bytes:
-        return self._event(self._KIND, [], usage=usage.body())
+        return self._event(self._KIND, [], usage)
 
     def whole(self, answers: Sequence[tuple[Answer, Piece]], usage: Usage) -> bytes:
         choices = [
@@ -119,10 +126,6 @@ class Chat(_Base):
             for answer, piece in answers
         ]
         return encode({**self._head, "object": "chat.completion", "choices": choices, "usage": usage.body()})
-
-    def _choice(self, index: int, delta: dict[str, str], scores: object, finish: str | None) -> bytes:
-        choice = {"index": index, "delta": delta, "logprobs": scores, "finish_reason": finish}
-        return self._event(self._KIND, [choice])
 
     def _scores(self, scores: Sequence[TokenScore]) -> dict[str, Any]:
         content = []
@@ -137,6 +140,10 @@ class Chat(_Base):
         return {"token": text, "logprob": max(logprob, _LEAST), "bytes": list(data)}
 
 
+def _choice(index: int, delta: dict[str, str], scores: object, finish: str | None) -> dict[str, Any]:
+    return {"index": index, "delta": delta, "logprobs": scores, "finish_reason": finish}
+
+
 class Completion(_Base):
     """The answers of /v1/completions; arguments as of `Chat`."""
 
@@ -145,14 +152,14 @@ class Completion(_Base):
     def __init__(self, id: str, model: str, *, spell: Spell, scored: bool, counted: bool) -> None:
         super().__init__(f"cmpl-{id}", model, spell=spell, scored=scored, counted=counted)
 
-    def begin(self, answer: Answer) -> bytes:
+    def begin(self, answer: Answer, usage: Usage | None) -> bytes:
         return b""
 
-    def chunk(self, answer: Answer, piece: Piece) -> bytes:
-        return self._event(self._KIND, [self._choice(answer, piece)])
+    def chunk(self, answer: Answer, piece: Piece, usage: Usage | None) -> bytes:
+        return self._event(self._KIND, [self._choice(answer, piece)], usage)
 
     def usage(self, usage: Usage) -> bytes:
-        return self._event(self._KIND, [], usage=usage.body())
+        return self._event(self._KIND, [], usage)
 
     def whole(self, answers: Sequence[tuple[Answer, Piece]], usage: Usage) -> bytes:
         choices = [self._choice(answer, piece) for answer, piece in answers]

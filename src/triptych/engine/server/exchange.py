@@ -8,6 +8,7 @@ import re
 import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 from time import monotonic
 from typing import Literal
 
@@ -95,6 +96,8 @@ class Exchange(Response):
         self._sequences: list[Sequence] = []
         self._first: dict[Sequence, float] = {}
         """When the first token of each answer came."""
+        self._cached: dict[Sequence, int] = {}
+        """Prompt tokens of each answer that the prefix cache held."""
         self._gone = False
         self._places = 0
         """Held in the queue."""
@@ -181,11 +184,12 @@ class Exchange(Response):
         while any(answer.finish is None for answer in answers):
             chunks = []
             for answer, piece in (await self._next(answers, usage)).items():
-                if piece.text or piece.scores or answer.finish is not None:
+                counted = self._usage(answer) if job.continuous_usage else None
+                if piece.text or piece.scores or answer.finish is not None or counted is not None:
                     if answer not in begun:
                         begun.add(answer)
-                        chunks.append(job.shape.begin(answer))
-                    chunks.append(job.shape.chunk(answer, piece))
+                        chunks.append(job.shape.begin(answer, counted and replace(counted, completion=0)))
+                    chunks.append(job.shape.chunk(answer, piece, counted))
             if chunks:
                 await outlet.stream(b"".join(chunks))
         self._count(usage, answers)
@@ -202,6 +206,11 @@ class Exchange(Response):
                 wholes[answer].scores += piece.scores
         self._count(usage, answers)
         await outlet.whole(200, job.shape.whole(list(wholes.items()), usage), {})
+
+    def _usage(self, answer: Answer) -> Usage:
+        """What one answer has come to so far."""
+        sequence = self._sequences[answer.index]
+        return Usage(len(sequence.prompt.tokens), answer.tokens, self._cached.get(sequence, 0))
 
     def _new_answers(self, job: Job) -> list[Answer]:
         decode = self._front.prompts.vocabulary.decode
@@ -238,6 +247,7 @@ class Exchange(Response):
             self._first[sequence] = now
             self._leave(1)
             metrics.ttft.observe(now - self._began)
+            self._cached[sequence] = output.cached_tokens
             usage.cached += output.cached_tokens if self._is_first_of_prompt(sequence) else 0
         new = answer.add(output.tokens, output.finish, output.logprobs)
         piece.text += new.text

@@ -24,6 +24,7 @@ class Job:
     stops: list[str]
     stream: bool
     include_usage: bool
+    continuous_usage: bool
     prompt_tokens: int
 
 
@@ -88,6 +89,7 @@ def _job(
         stops=request.stops,
         stream=bool(request.stream),
         include_usage=request.include_usage,
+        continuous_usage=request.continuous_usage,
         prompt_tokens=sum(len(prompt.tokens) for prompt in prompts),
     )
 

@@ -38,7 +38,7 @@ class StreamOptions(msgspec.Struct, frozen=True):
     include_usage: bool | None = None
     """End with a chunk that has the token counts and no choices."""
     continuous_usage_stats: bool | None = None
-    """Token counts in every chunk; refused."""
+    """With `include_usage`: the token counts so far in every chunk too, as in vLLM."""
 
 
 class Options(Unsupported, kw_only=True):
@@ -77,6 +77,11 @@ class Options(Unsupported, kw_only=True):
         return bool(self.stream_options and self.stream_options.include_usage)
 
     @property
+    def continuous_usage(self) -> bool:
+        """Whether every chunk of a stream has the token counts so far."""
+        return bool(self.include_usage and self.stream_options and self.stream_options.continuous_usage_stats)
+
+    @property
     def stops(self) -> list[str]:
         """Texts that end an answer."""
         if self.stop is None:
@@ -102,10 +107,6 @@ class Options(Unsupported, kw_only=True):
         self.check_unsupported()
         if self.stream_options is not None and not self.stream:
             raise invalid("stream_options is for streams; set stream to true or remove it", "stream_options")
-        if self.stream_options is not None and self.stream_options.continuous_usage_stats:
-            field = "stream_options.continuous_usage_stats"
-            problem = f"{field} is not supported; the counts come at the end, with include_usage"
-            raise invalid(problem, field, "unsupported_parameter")
         if len(self.stops) > _MAX_STOPS:
             raise invalid(f"at most {_MAX_STOPS} stop strings are supported", "stop")
         for stop in self.stops:
