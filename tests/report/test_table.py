@@ -84,8 +84,9 @@ def test_what_went_wrong_is_said(summary: Summary) -> None:
 
 
 def test_overload_comes_first_and_latencies_are_marked(summary: Summary) -> None:
-    overload = Overload(12.4, 9.8, 83.2, (PhaseQueue("prefill", 2.6, 700),))
-    text = printed(replace(summary, overload=overload))
+    overload = Overload(12.4, 9.8, 83.2, (PhaseQueue("prefill", 2.6, 700),), ("e2e", "prefill_queue", "ttft"))
+    slo = tuple(replace(bound, grows=bound.metric in overload.metrics) for bound in summary.slo)
+    text = printed(replace(summary, overload=overload, slo=slo))
     first, *rest = text.split()
     assert first == "OVERLOADED"
     banner = " ".join(rest)
@@ -97,17 +98,17 @@ def test_overload_comes_first_and_latencies_are_marked(summary: Summary) -> None
         cells = next(row[len(label) :] for row in rows if row[: len(label)] == label)
         assert set(cells) == {"grows"}, label
     tpot = next(row for row in rows if row[:1] == ["TPOT"])
-    assert "grows" not in tpot, "a queue before the first token leaves it as it is"
+    assert "grows" not in tpot
     bound = next(row for row in rows if "TTFT" in row and "<=" in row)
     assert bound[bound.index("<=") - 1] == "grows"
 
 
 def test_a_batch_that_grows_is_overload_in_other_words(summary: Summary) -> None:
-    overload = Overload(7.0, 4.6, 83.2, (PhaseQueue("system", 2.4, 700),))
+    overload = Overload(7.0, 4.6, 83.2, (PhaseQueue("system", 2.4, 700),), ("tpot", "itl"))
     text = printed(replace(summary, overload=overload, settled=False))
     assert "the requests under way grow by 2.40 requests/s" in " ".join(text.split())
     assert set(line_of(text, "TPOT")[1:]) == set(line_of(text, "ITL")[1:]) == {"grows"}
-    assert "grows" not in line_of(text, "TTFT"), "it is there when the first token is"
+    assert "grows" not in line_of(text, "TTFT")
     assert "settled" not in text, "overload says so already"
 
 
@@ -117,11 +118,13 @@ def test_latencies_that_had_not_settled_are_marked(summary: Summary) -> None:
 
 
 def test_a_bound_without_a_value_says_why(summary: Summary) -> None:
-    late = SloResult("ttft", "p99", 1.0, value=None, share=0.5, met=False)
-    none = SloResult("tpot", "p50", 1.0, value=None, share=None, met=False)
-    text = printed(replace(summary, slo=(late, none)))
-    assert "TTFT P99  never       <= 1.00 s  MISSED  50% of requests within" in text
-    assert "TPOT P50  no request  <= 1.00 s  MISSED\n" in text
+    late = SloResult("ttft", "p99", 1.0, value=None, share=0.5, grows=False, verdict="missed")
+    none = SloResult("tpot", "p50", 1.0, value=None, share=None, grows=False, verdict="no request")
+    unseen = SloResult("itl", "p50", 1.0, value=None, share=0.0, grows=False, verdict="uncertain")
+    text = printed(replace(summary, slo=(late, none, unseen)))
+    assert "TTFT P99  never       <= 1.00 s  MISSED     50% of requests within" in text
+    assert "TPOT P50  no request  <= 1.00 s\n" in text
+    assert "ITL P50   unknown     <= 1.00 s  uncertain  0% of gaps within" in text
 
 
 @pytest.mark.parametrize("width", [45, 60])

@@ -102,8 +102,13 @@ class TestTracePath:
 
 class TestSlo:
     def test_bounds_come_in_a_fixed_order(self) -> None:
-        slo = Slo.parse({"e2e": {"p90": 30}, "ttft": {"p99": "2 s", "mean": "1 s"}})
-        assert slo.bounds() == [("ttft", "mean", 1.0), ("ttft", "p99", 2.0), ("e2e", "p90", 30.0)]
+        slo = Slo.parse({"e2e": {"p90": 30}, "ttft": {"p99": "2 s", "mean": "1 s"}, "itl": {"p95": 0.1}})
+        assert slo.bounds() == [
+            ("ttft", "mean", 1.0),
+            ("ttft", "p99", 2.0),
+            ("itl", "p95", 0.1),
+            ("e2e", "p90", 30.0),
+        ]
 
     def test_it_comes_back_from_its_own_yaml(self) -> None:
         slo = Slo.parse({"tpot": {"p99.9": 0.2}})
@@ -237,7 +242,7 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
         "trace.format",
         "'azure', 'mooncake' or 'parquet'",
     ),
-    ("slo without bounds", {"slo": {}}, "slo", "no bound is given; add one to ttft, tpot or e2e"),
+    ("slo without bounds", {"slo": {}}, "slo", "no bound is given; add one to ttft, tpot, itl or e2e"),
     ("bound without statistic", {"slo": {"ttft": 2}}, "slo.ttft", "such as {p99: 2 s}"),
     ("unknown statistic", {"slo": {"ttft": {"p98": 2}}}, "slo.ttft", "'p98' is no statistic; use"),
     ("bound of nothing", {"slo": {"ttft": {"p99": 0}}}, "slo.ttft.p99", "greater than 0"),

@@ -12,6 +12,7 @@ import numpy as np
 from triptych.bench.api import Progress, bench, load_workload
 from triptych.bench.server import Server
 from triptych.record import STATUSES, Run, Summary, summarise
+from triptych.record.summary import SloResult
 from triptych.spec.base import SpecError
 from triptych.spec.workload import Closed, Constant, Gamma, Poisson, WorkloadSpec
 from triptych.workload import generate
@@ -205,12 +206,18 @@ def _unkept(run: Run, summary: Summary) -> str:
         errors = run.meta.get("errors") or {}
         said = f" ({next(iter(errors))})" if errors else ""
         return f"{wanted - counts.finished} of {wanted} requests failed{said}"
-    missed = [result for result in summary.slo if not result.met]
-    if missed:
-        worst = missed[0]
-        found = "unknown" if worst.value is None else f"{worst.value:.3g} s"
-        return f"{worst.metric.upper()} {worst.statistic} is {found}, above {worst.bound:g} s"
-    return ""
+    kept = ("met", "no request")
+    return next((_missed(result) for result in summary.slo if result.verdict not in kept), "")
+
+
+def _missed(result: SloResult) -> str:
+    name = f"{result.metric.upper()} {result.statistic}"
+    if result.grows:
+        return f"{name} grows as long as requests come"
+    if result.verdict == "uncertain":
+        return f"{name} cannot be known"
+    found = "infinite, as requests failed" if result.value is None else f"{result.value:.3g} s"
+    return f"{name} is {found}, above {result.bound:g} s"
 
 
 def _rates(run: Run) -> tuple[float, float]:

@@ -84,17 +84,25 @@ class TokenGaps:
         """The gaps into and between spans, which are no step of a lane; ordered by request."""
         self._single_segment = single_segment[by_segment]
 
-    def distribution(self) -> tuple[Floats, Ints]:
+    def distribution(self, among: npt.NDArray[np.bool_] | None = None) -> tuple[Floats, Ints]:
         """All gaps of the run as values (seconds) and how often each occurs; exact.
 
         A step of a lane is a gap for as many requests as were in the set before and after it.
+
+        Args:
+            among: requests whose gaps are meant, shape (requests,); None: all.
         """
+        begin, stop, singles = self._begin, self._stop, self._singles
+        if among is not None:
+            meant = among[self._request]
+            spans = meant[self._span_segment]
+            begin, stop, singles = begin[spans], stop[spans], singles[meant[self._single_segment]]
         size = len(self._steps) + 1
-        changes = np.bincount(self._begin, minlength=size) - np.bincount(self._stop, minlength=size)
+        changes = np.bincount(begin, minlength=size) - np.bincount(stop, minlength=size)
         counts = np.cumsum(changes)[:-1]
         shared = counts > 0
-        values = np.concatenate([self._steps[shared], self._singles])
-        return values, np.concatenate([counts[shared], np.ones(len(self._singles), dtype=np.int64)])
+        values = np.concatenate([self._steps[shared], singles])
+        return values, np.concatenate([counts[shared], np.ones(len(singles), dtype=np.int64)])
 
     def percentiles(self, shares: Sequence[float]) -> list[Floats]:
         """Percentiles of each request's own gaps, each of shape (requests,), seconds; NaN without gaps.

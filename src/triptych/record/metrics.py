@@ -1,7 +1,7 @@
 """The one place where a run's metrics are defined.
 
 Latency  TTFT, TPOT, E2E of each request: `latency.py`. ITL: every gap between two tokens, `itl.py`.
-Goodput  requests/s that finish within every bound of the SLO (DistServe, Zhong et al., OSDI 2024).
+Goodput  requests/s that finish within every bound of the SLO (DistServe, Zhong et al., OSDI 2024): `slo.py`.
 MFU      FLOP/s over peak FLOP/s (PaLM, Chowdhery et al., 2022), while an instance is busy: `usage.py`.
 MBU      bytes/s over peak bandwidth, likewise ("LLM Inference Performance Engineering", Databricks, 2023).
 Energy   idle power all the time, and more by utilisation: `power.py`.
@@ -16,13 +16,13 @@ import numpy.typing as npt
 
 from triptych.record.overload import find_overload
 from triptych.record.run import STATUSES, Run
-from triptych.record.statistics import counted_distribution, distribution, percentile_with_infinities
+from triptych.record.slo import against_slo, judged, within_slo
+from triptych.record.statistics import counted_distribution, distribution
 from triptych.record.summary import (
     Cost,
     Counts,
     Distribution,
     PoolUsage,
-    SloResult,
     Summary,
     Throughput,
 )
@@ -50,7 +50,7 @@ def summarise(run: Run) -> Summary:
         counts=counts,
         throughput=_throughput(run, counts, came),
         latency=_latency(run),
-        slo=tuple(_against(run, *bound) for bound in run.slo),
+        slo=against_slo(run, overload.metrics if overload is not None else ()),
         overload=overload,
         settled=settled,
         cost=_cost(pools, counts, run.horizon) if pools else None,
@@ -95,7 +95,7 @@ def _throughput(run: Run, counts: Counts, came: npt.NDArray[np.bool_]) -> Throug
         output_tokens=rate(counts.output_tokens),
         total_tokens=rate(counts.prompt_tokens + counts.output_tokens),
         goodput=None if good is None else rate(good),
-        goodput_share=None if good is None else ratio(good, counts.requests),
+        goodput_share=None if good is None else ratio(good, int(judged(run).sum())),
     )
 
 
@@ -106,49 +106,6 @@ def _latency(run: Run) -> dict[str, Distribution]:
     got_through = ~np.isnan(run.requests["first_token"])
     latency["transfer_seconds"] = distribution(run.requests["transfer_seconds"][got_through])
     return latency
-
-
-def within_slo(run: Run) -> npt.NDArray[np.bool_]:
-    """Which requests finished within every bound, shape (requests,).
-
-    Of several bounds on one metric the widest counts for a single request, whatever their statistics: a
-    median of 1 s beside a P99 of 3 s asks one request for 3 s. A request of one token has no TPOT and breaks
-    no bound on it.
-    """
-    limits: dict[str, float] = {}
-    for metric, _, bound in run.slo:
-        limits[metric] = max(bound, limits.get(metric, 0.0))
-    good = run.finished
-    for metric, limit in limits.items():
-        good = good & ~(run.column(metric) > limit)
-    return good
-
-
-def _against(run: Run, metric: str, statistic: str, bound: float) -> SloResult:
-    """Holds a run to one bound.
-
-    A request that timed out or was rejected before it had its TTFT or E2E is infinitely late in
-    percentiles (not in the mean, which it would make useless); one whose client went away does not
-    count.
-    """
-    values = run.column(metric)
-    values = values[~np.isnan(values)]
-    given_up = 0
-    if metric != "tpot":
-        lost = [STATUSES.index(name) for name in ("timed_out", "rejected")]
-        given_up = int((np.isin(run.requests["status"], lost) & np.isnan(run.column(metric))).sum())
-    if statistic == "mean":
-        value = float(values.mean()) if len(values) else float("nan")
-    else:
-        value = percentile_with_infinities(values, given_up, float(statistic.removeprefix("p")))
-    return SloResult(
-        metric=metric,
-        statistic=statistic,
-        bound=bound,
-        value=value if np.isfinite(value) else None,
-        share=ratio(int((values <= bound).sum()), len(values) + given_up),
-        met=value <= bound,
-    )
 
 
 def _cost(pools: tuple[PoolUsage, ...], counts: Counts, horizon: float) -> Cost:

@@ -29,6 +29,14 @@ _BEGINS = (1, 5, 10)
 _SIGMAS = 3.0
 _DRAIN_SHARE = 0.02
 """M/D/1 at load rho leaves about rho - 1 of the window: 0.02 is too little to tell from load 1."""
+_TOTAL = ("e2e", "e2e_per_token")
+_PART_OF = {
+    "encode": ("ttft", "encode_queue", *_TOTAL),
+    "prefill": ("ttft", "prefill_queue", *_TOTAL),
+    "decode": ("tpot", "itl", "decode_queue", *_TOTAL),
+    "system": ("tpot", "itl", *_TOTAL),
+}
+"""Latencies that a wait is part of, by what is waited for."""
 
 
 def find_overload(requests: Columns) -> tuple[Overload | None, bool]:
@@ -75,6 +83,7 @@ def find_overload(requests: Columns) -> tuple[Overload | None, bool]:
         served_rate=served_rate,
         drain_seconds=left / served_rate if served_rate else None,
         queues=tuple(sorted(queues, key=lambda queue: -queue.growth)),
+        metrics=tuple(sorted({metric for phase, _, _ in found for metric in _PART_OF[phase]})),
     )
     return overload, False
 

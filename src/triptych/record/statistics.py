@@ -34,15 +34,28 @@ def counted_distribution(values: Floats, counts: Ints) -> Distribution:
     return Distribution(total, float((values * counts[order]).sum() / total), *percentiles.tolist())
 
 
-def percentile_with_infinities(values: Floats, infinite: int, percent: float) -> float:
-    """A percentile of the values (no NaN), shape (n,), and `infinite` more that are beyond all of them."""
-    count = len(values) + infinite
-    if not count:
+def percentile_with_infinities(values: Floats, counts: Ints, infinite: int, percent: float) -> float:
+    """A percentile of values (no NaN) of which each occurs so many times, and of `infinite` beyond them all.
+
+    Args:
+        values: shape (n,), in any order.
+        counts: shape (n,).
+        infinite: how many are infinite.
+        percent: from 0 to 100.
+    """
+    order = np.argsort(values)
+    upto = np.cumsum(counts[order])
+    total = int(upto[-1] if len(upto) else 0) + infinite
+    if not total:
         return float("nan")
-    position = (count - 1) * percent / 100
+
+    def at(place: int) -> float:
+        position = int(np.searchsorted(upto, place, side="right"))
+        return float(values[order[position]]) if position < len(order) else float("inf")
+
+    position = (total - 1) * percent / 100
     below = int(position)
-    above = min(below + 1, count - 1) if position > below else below
-    if above >= len(values):
-        return float("inf")
-    low, high = np.partition(values, [below, above])[[below, above]]
-    return float(low + (high - low) * (position - below))
+    low = at(below)
+    if position == below or low == float("inf"):
+        return low
+    return low + (at(below + 1) - low) * (position - below)

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Self
+from typing import Any, Literal, Self
+
+Verdict = Literal["met", "missed", "uncertain", "no request"]
+"""Of a bound. Uncertain: what is known of the run allows both. No request: the metric applies to none."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class Throughput:
     goodput: float | None
     """Requests/s that finished within all bounds of the SLO (DistServe); None without an SLO."""
     goodput_share: float | None
-    """Of the requests that came: the share that finished within all bounds."""
+    """Of the requests that finished or failed: the share that finished within all bounds."""
 
 
 @dataclass(frozen=True)
@@ -84,10 +87,14 @@ class SloResult:
     bound: float
     """Seconds."""
     value: float | None
-    """Seconds; None if no request has the metric, or so many were given up that it is infinite."""
+    """Seconds; None if the metric applies to no request, or so many failed that it is infinite."""
     share: float | None
-    """Of the requests that have the metric or were given up without it: those within the bound."""
-    met: bool
+    """Of the requests that the metric applies to, for ITL of their gaps: those within the bound. Failed
+    requests are not."""
+    grows: bool
+    """The value tells how long the trace is: a wait that grew as long as requests came is part of it."""
+    verdict: Verdict
+    """Never met if it grows."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +122,8 @@ class Overload:
     """Time to work off the queue that the last arrival leaves behind; None if nothing is served."""
     queues: tuple[PhaseQueue, ...]
     """Fastest growing first."""
+    metrics: tuple[str, ...]
+    """Names in `Summary.latency` of what such a wait is part of: these only tell how long the trace is."""
 
 
 @dataclass(frozen=True)
@@ -222,7 +231,7 @@ class Summary:
         overload, cost = values["overload"], values["cost"]
         if overload is not None:
             queues = tuple(PhaseQueue(**queue) for queue in overload["queues"])
-            overload = Overload(**{**overload, "queues": queues})
+            overload = Overload(**{**overload, "queues": queues, "metrics": tuple(overload["metrics"])})
         values |= {
             "counts": Counts(**values["counts"]),
             "throughput": Throughput(**values["throughput"]),

@@ -43,6 +43,12 @@ _METRICS = {
 
 _GROWS = "grows"
 _UNKNOWN = "unknown"
+_VERDICTS = {
+    "met": "[green]met[/]",
+    "missed": "[bold red]MISSED[/]",
+    "uncertain": "[bold yellow]uncertain[/]",
+    "no request": "",
+}
 _OVERLOADED = "Overloaded: what grows is as long as the trace lets it become."
 _UNSETTLED = "Latencies had not settled when the last request came: a longer trace may have others."
 _POOL_NOTE = "batch, tokens: of a mean iteration. KV use: mean/peak. KV, MFU, MBU: while busy."
@@ -77,7 +83,7 @@ def _print_parts(summary: Summary, console: Console) -> None:
         pools, left_out = _fitting(console, _POOL_COLUMNS, lambda names: _pools(summary.pools, names))
         _print(console, pools, _POOL_NOTE, left_out)
     if summary.slo:
-        _print(console, _slo(summary.slo, _growing(summary.overload)))
+        _print(console, _slo(summary.slo))
 
 
 def _print(console: Console, part: RenderableType, *notes: str) -> None:
@@ -168,7 +174,7 @@ def _headline(summary: Summary) -> Table:
 def _latencies(summary: Summary, statistics: Sequence[str]) -> Table:
     table = _table("latency", [_heading(name) for name in statistics])
     table.columns[0].no_wrap = True
-    growing = _growing(summary.overload)
+    growing = summary.overload.metrics if summary.overload is not None else ()
     for name, label in _METRICS.items():
         values = summary.latency[name]
         # Times that are zero throughout belong to phases or transfers that the deployment does not have.
@@ -179,17 +185,6 @@ def _latencies(summary: Summary, statistics: Sequence[str]) -> Table:
         elif name in summary.meta.get("unknown", ()):
             table.add_row(label, *[_UNKNOWN] * len(statistics), style="dim")
     return table
-
-
-def _growing(overload: Overload | None) -> set[str]:
-    """Latencies that would only tell how long the trace is: those that a growing queue is part of."""
-    if overload is None:
-        return set()
-    phases = {queue.phase for queue in overload.queues}
-    before_first_token = {"ttft"} if phases & {"encode", "prefill"} else set()
-    of_iterations = {"tpot", "itl"} if "system" in phases else set()
-    queues = {f"{phase}_queue" for phase in phases}
-    return {"e2e", "e2e_per_token"} | before_first_token | of_iterations | queues
 
 
 def _pools(pools: tuple[PoolUsage, ...], columns: Sequence[str]) -> Table:
@@ -225,19 +220,19 @@ def _devices(pool: PoolUsage) -> str:
     return f"{pool.instances} x {pool.device}" if each == 1 else f"{pool.instances} x {each} {pool.device}"
 
 
-def _slo(results: tuple[SloResult, ...], growing: set[str]) -> Table:
+def _slo(results: tuple[SloResult, ...]) -> Table:
     table = _grid()
     for _ in range(5):
         table.add_column(overflow="fold")
     for number_, result in enumerate(results):
-        verdict = "[green]met[/]" if result.met else "[bold red]MISSED[/]"
+        of = "gaps" if result.metric == "itl" else "requests"
         table.add_row(
             "" if number_ else "SLO",
             f"{_METRICS[result.metric]} {_heading(result.statistic)}",
-            _GROWS if result.metric in growing else _value(result),
+            _GROWS if result.grows else _value(result),
             f"<= {seconds(result.bound)}",
-            verdict,
-            "" if result.share is None else f"{percent(result.share)} of requests within",
+            _VERDICTS[result.verdict],
+            "" if result.share is None else f"{percent(result.share)} of {of} within",
         )
     return table
 
@@ -245,7 +240,9 @@ def _slo(results: tuple[SloResult, ...], growing: set[str]) -> Table:
 def _value(result: SloResult) -> str:
     if result.value is not None:
         return seconds(result.value)
-    return "no request" if result.share is None else "never"
+    if result.verdict == "uncertain":
+        return _UNKNOWN
+    return "no request" if result.verdict == "no request" else "never"
 
 
 def _heading(statistic: str) -> str:

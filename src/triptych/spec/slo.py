@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from triptych.spec.base import Spec
 from triptych.spec.units import Seconds
 
-Metric = Literal["ttft", "tpot", "e2e"]
+Metric = Literal["ttft", "tpot", "itl", "e2e"]
 Statistic = Literal["mean", "p50", "p90", "p95", "p99", "p99.9"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
 STATISTICS: tuple[Statistic, ...] = get_args(Statistic)
@@ -21,17 +21,20 @@ Bound = Annotated[Seconds, Field(gt=0)]
 class Slo(Spec):
     """For each metric, the largest value that a statistic over all requests may take.
 
-    A request counts towards goodput when each of its own metrics is within the widest bound on it.
+    A request counts towards goodput when each of its own metrics is within the widest bound on it, and each
+    statistic of its own inter-token latencies within the bound on that.
     """
 
     ttft: dict[Statistic, Bound] = Field(default={})
     """Time to first token."""
     tpot: dict[Statistic, Bound] = Field(default={})
-    """Mean time per output token after the first."""
+    """Mean time per output token after the first. It does not apply to answers of one token."""
+    itl: dict[Statistic, Bound] = Field(default={})
+    """Time from one output token to the next, over all of them of all requests."""
     e2e: dict[Statistic, Bound] = Field(default={})
     """From arrival to the last token."""
 
-    @field_validator("ttft", "tpot", "e2e", mode="before")
+    @field_validator("ttft", "tpot", "itl", "e2e", mode="before")
     @classmethod
     def _known_statistics(cls, value: object) -> object:
         if not isinstance(value, dict):
@@ -41,7 +44,7 @@ class Slo(Spec):
                 raise ValueError(f"{name!r} is no statistic; use one of {', '.join(STATISTICS)}")
         return {name: value[name] for name in STATISTICS if name in value}
 
-    @field_validator("ttft", "tpot", "e2e")
+    @field_validator("ttft", "tpot", "itl", "e2e")
     @classmethod
     def _higher_percentiles_are_wider(cls, value: dict[Statistic, float]) -> dict[Statistic, float]:
         percentiles = [name for name in value if name != "mean"]
@@ -56,7 +59,7 @@ class Slo(Spec):
     @model_validator(mode="after")
     def _bounds_something(self) -> Self:
         if not self.bounds():
-            raise ValueError("no bound is given; add one to ttft, tpot or e2e")
+            raise ValueError("no bound is given; add one to ttft, tpot, itl or e2e")
         return self
 
     def bounds(self) -> list[tuple[Metric, Statistic, float]]:
