@@ -138,7 +138,20 @@ class TestArrivals:
         arrival, end = np.sort(run.requests["arrival"]), np.sort(run.requests["end"])
         assert (arrival[4:] >= end[:-4]).all()
         assert (arrival[4:] - end[:-4]).max() < 0.1
-        assert np.isnan(run.requests["lateness"]).all()
+        assert (run.requests["due"][:4] == 0).all()
+        assert (np.sort(run.requests["due"])[4:] >= end[:-4]).all()
+
+    def test_a_rate_with_a_limit_holds_back_what_is_too_much(self) -> None:
+        spec = workload(requests=12, arrivals={"kind": "constant", "rate": 1000}, max_concurrency=3)
+        with serving(first=0.05) as fake:
+            run = bench(spec, fake.url)
+        assert fake.most_under_way == 3
+        assert run.meta["held_back"]["requests"] == 9
+        assert summarise(run).latency["ttft"].p50 == pytest.approx(0.05, abs=LATE)  # from when it was sent
+        with serving() as fake:
+            few = bench(workload(requests=3, max_concurrency=3), fake.url)
+        assert few.meta["held_back"] == {"requests": 0, "mean_seconds": 0.0}
+        assert few.requests["due"].tolist() == [0.0, 0.02, 0.04]
 
     def test_all_come_at_once(self) -> None:
         with serving(first=0.2) as fake:

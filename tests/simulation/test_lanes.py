@@ -5,6 +5,7 @@ All times are sums of halves and whole numbers, so they are exact, and ties are 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import inf, nan
 
 import pytest
@@ -142,6 +143,15 @@ def test_a_closed_loop_passes_over_who_can_never_be_served() -> None:
     made.run()
     assert list(made.recorder.arrival) == [0.0, 1.0, 1.0]
     assert list(made.recorder.end) == [1.0, 1.0, 2.0]
+
+
+def test_who_is_due_while_as_many_as_may_be_are_in_flight_comes_when_one_ends(jump: bool) -> None:
+    """Two at once: the third is due at 1 and comes at 3, the fifth is due when there is room."""
+    due = replace(stubs.requests([0.0, 0.0, 1.0, 1.0, 9.5], 4, [3, 5, 2, 1, 1]), concurrency=2)
+    made = stubs.simulator(due, ONE_SECOND, jump=jump)
+    made.run()
+    assert list(made.recorder.arrival) == [0.0, 0.0, 3.0, 5.0, 9.5]
+    assert list(made.recorder.end) == [3.0, 5.0, 5.0, 6.0, 10.5]
 
 
 def test_who_gives_up_goes_at_the_boundary(jump: bool) -> None:

@@ -112,6 +112,8 @@ def _workloads(draw: st.DrawFn, with_images: bool) -> dict[str, Any]:
     }
     if draw(st.booleans()):
         workload["arrivals"] = {"kind": "closed", "concurrency": draw(st.integers(1, 12))}
+    elif draw(st.booleans()):
+        workload["max_concurrency"] = draw(st.integers(1, 12))
     if with_images and draw(st.booleans()):
         workload["images"] = {
             "share": 0.6,

@@ -124,6 +124,12 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
     ("rate 0", {"arrivals": {"kind": "constant", "rate": 0}}, "arrivals", "equal to 0.000001, not 0"),
     ("cv 0", {"arrivals": {"kind": "gamma", "rate": 1, "cv": 0}}, "arrivals", "equal to 0.01, not 0"),
     ("nobody at once", {"arrivals": {"kind": "closed", "concurrency": 0}}, "arrivals", "not 0"),
+    (
+        "closed loop with a second limit",
+        {"arrivals": {"kind": "closed", "concurrency": 4}, "max_concurrency": 2},
+        "",
+        "max_concurrency: closed arrivals have a concurrency of their own; remove it",
+    ),
     ("trace arrivals, no trace", {"arrivals": TRACED}, "", "arrivals: kind trace needs a trace"),
     ("trace prompts, no trace", {"prompt": TRACED}, "", "prompt: kind trace needs a trace"),
     ("trace outputs, no trace", {"output": TRACED}, "", "output: kind trace needs a trace"),

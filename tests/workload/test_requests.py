@@ -109,7 +109,7 @@ def test_a_row_that_makes_no_sense_is_named(
         ({"image_offsets": ints(0, 2, 2, 4)}, "image_offsets must rise from 0 to 3"),
         ({"prefix_offsets": ints(0, 2, 1, 3)}, "prefix_offsets must rise from 0 to 3"),
         ({"prefix_block_tokens": 0}, "prefix ids need prefix_block_tokens"),
-        ({"concurrency": 2}, "a closed loop needs"),
+        ({"concurrency": 0}, "concurrency must be at least 1"),
     ],
 )
 def test_columns_that_do_not_fit_together_are_refused(

@@ -22,6 +22,7 @@ from triptych.bench.drive import drive
 from triptych.bench.probe import probe
 from triptych.bench.server import Server
 from triptych.record import Run
+from triptych.record.held import held_back
 from triptych.spec.base import SpecError
 from triptych.spec.deployment import Deployment
 from triptych.spec.workload import WorkloadSpec
@@ -150,6 +151,7 @@ async def _bench(
             "warmup": warmup,
             "client_cpu_share": cpu_seconds / seconds if seconds > 0 else 0.0,
             **observations(columns, answers),
+            **({"held_back": held_back(requests.arrival, columns["due"])} if requests.is_held_back else {}),
         },
     )
 

@@ -13,12 +13,13 @@ from triptych.bench.bodies import Form
 from triptych.policy import Status
 from triptych.record import STATUSES, Spans
 from triptych.record.columns import REQUEST_COLUMNS, SPAN_COLUMNS
+from triptych.record.logs import Floats
 from triptych.record.statistics import distribution
 from triptych.workload import Requests
 
 CLIENT_COLUMNS: dict[str, tuple[str, str]] = {
     "id": ("int64", "position in the workload"),
-    "due": ("float64", "when it was to be sent, s; NaN in a closed loop"),
+    "due": ("float64", "when it was to be sent, or when so few were in flight that it could be, s"),
     "lateness": ("float64", "when it was sent - due, s"),
     "http_status": ("int32", "of the answer; 0: there was none"),
     "text_tokens": ("int64", "tokens that the workload has for the prompt without its images"),
@@ -50,7 +51,8 @@ def request_columns(
     images = np.diff(requests.image_offsets)
     codes = {status: STATUSES.index(status.value) for status in Status}
     sent = np.array([answer.sent for answer in answers]) - begin
-    due = np.full(size, np.nan) if requests.concurrency is not None else requests.arrival
+    end = np.array([answer.end if answer.status.ended else np.nan for answer in answers]) - begin
+    due = _due(requests, end)
     return columns | {
         "id": np.arange(size),
         "status": np.array([codes[answer.status] for answer in answers], np.int8),
@@ -64,13 +66,28 @@ def request_columns(
         "preemptions": np.zeros(size, np.int32),
         **{name: np.full(size, -1, np.int32) for name in REQUEST_COLUMNS if name.endswith("_instance")},
         "first_token": np.array([answer.first_token for answer in answers]) - begin,
-        "end": np.array([answer.end if answer.status.ended else np.nan for answer in answers]) - begin,
+        "end": end,
         "due": due,
         "lateness": sent - due,
         "http_status": np.array([answer.http_status for answer in answers], np.int32),
         "text_tokens": requests.text_tokens,
         "error": np.array([answer.error for answer in answers], object),
     }
+
+
+def _due(requests: Requests, end: Floats) -> Floats:
+    """When each request was to be sent: its time, or when enough of those before it had ended.
+
+    Args:
+        requests: the workload.
+        end: of each request, seconds, NaN if it did not end.
+    """
+    if requests.concurrency is None:
+        return requests.arrival
+    due = requests.arrival.copy()
+    later = due[requests.concurrency :]
+    later[:] = np.fmax(later, np.sort(end)[: len(later)])
+    return due
 
 
 def _column(answers: Sequence[Answer], name: str, otherwise: Any) -> Any:

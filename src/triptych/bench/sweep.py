@@ -133,8 +133,9 @@ def sweep(
 def _one_by_one(spec: WorkloadSpec) -> WorkloadSpec:
     """A few of the workload's requests, each with the server to itself."""
     count = _ALONE if spec.requests is None else min(spec.requests, _ALONE)
-    update = {"arrivals": Closed(kind="closed", concurrency=1), "requests": count, "duration": None}
-    return spec.model_copy(update={**update, "rate_scale": 1.0, "seed": spec.seed + _MOST_POINTS})
+    update = {"arrivals": Closed(kind="closed", concurrency=1), "max_concurrency": None, "requests": count}
+    alone = {**update, "duration": None, "rate_scale": 1.0, "seed": spec.seed + _MOST_POINTS}
+    return spec.model_copy(update=alone)
 
 
 def _hardly_meet(point: Point) -> str:

@@ -145,6 +145,9 @@ def _headline(summary: Summary) -> Table:
     details = []
     if counts.rejected and summary.producer != "bench":
         table.add_row("", "rejected: longer than the model's context, or than an instance has memory for")
+    if held := summary.meta.get("held_back"):
+        waited = f", {seconds(held['mean_seconds'])} on average" if held["requests"] else ""
+        details.append(f"{count(held['requests'], 'request')} waited at the client{waited} (max_concurrency)")
     if counts.preemptions:
         details.append(count(counts.preemptions, "preemption"))
     if counts.cached_tokens:

@@ -12,6 +12,7 @@ import numpy as np
 from triptych.plan import PoolPlan, check_calibration, plan_pools, rooted
 from triptych.record import Run
 from triptych.record.assemble import lane_log, request_columns, spans, transfers
+from triptych.record.held import held_back
 from triptych.simulation.build import build
 from triptych.simulation.interval import prediction_interval
 from triptych.simulation.provenance import predicted_from
@@ -146,6 +147,7 @@ def _record(
     simulator.close()
     recorder = simulator.recorder
     columns = request_columns(recorder, requests.output_tokens)
+    held = {"held_back": held_back(requests.arrival, columns["arrival"])} if requests.is_held_back else {}
     ends = columns["end"][~np.isnan(columns["end"])]
     done = len(ends) == len(requests)
     by_pool = {plan.name: plan for plan in plans}
@@ -171,5 +173,6 @@ def _record(
             "efficiencies": {plan.name: plan.device.efficiency.source for plan in plans},
             "calibrated": plans[0].calibration is not None,
             "predicted_from": predicted_from(lanes, [by_pool[place.pool].cost for place in owners]),
+            **held,
         },
     )

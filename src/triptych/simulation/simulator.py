@@ -97,8 +97,12 @@ class Simulator:
         self.events: list[Event] = []
         self.order: Iterator[int] = count()
         self._arrivals: Iterator[float] = iter(())
+        self._due = 0
+        """Requests whose time has come."""
         self._next = 0
-        """The request that arrives next."""
+        """The request that arrives next: those that are due and beyond it are held back by their clients."""
+        self._limit = maxsize if traffic.concurrency is None else traffic.concurrency
+        """Most requests in flight."""
         self._place: dict[Request, Lane] = {}
         """Where each living request is, or is being sent."""
         self._routed: dict[Request, tuple[Router, int]] = {}
@@ -127,8 +131,6 @@ class Simulator:
         events = self.events
         self._arrivals = self.traffic.arrivals()
         self._foresee_arrival(next(self._arrivals, inf))
-        if self.traffic.concurrency is not None:
-            self._open_loop(self.traffic.concurrency)
         until_progress = _EVENTS_PER_PROGRESS
         while events:
             now, _, action, argument = heappop(events)
@@ -190,37 +192,23 @@ class Simulator:
             heappush(self.events, event)
 
     def _on_arrival(self, now: float, _: None) -> None:
-        lane = self._arrive(now)
+        self._due += 1
         following = next(self._arrivals, inf)
-        if following == now:  # all that come at once are there before any is served
-            lanes = {lane: None}
-            while following == now:
-                lanes[self._arrive(now)] = None
-                following = next(self._arrivals, inf)
-            self._foresee_arrival(following)
-            for lane in lanes:
-                if lane is not None:
-                    lane.runner.poke(now)
-            return
+        while following == now:
+            self._due += 1
+            following = next(self._arrivals, inf)
         self._foresee_arrival(following)
-        if lane is not None:
-            lane.runner.poke(now)
+        self._admit(now)
 
-    def _open_loop(self, concurrency: int) -> None:
-        """Closed loop: the first requests come, and all are there before any is served."""
-        lanes = dict.fromkeys(self._next_servable(0.0) for _ in range(concurrency))
-        for lane in lanes:
-            if lane is not None:
-                lane.runner.poke(0.0)
-
-    def _next_servable(self, now: float) -> Lane | None:
-        """Closed loop: the next request that can be served comes; its lane, if it is there at once."""
-        while self._next < len(self.traffic):
-            rejected = self.done
+    def _admit(self, now: float) -> None:
+        """As many as are due and may be in flight come, and all are there before any is served."""
+        lanes: dict[Lane, None] = {}
+        while self._next < self._due and self._next - self.done < self._limit:
             lane = self._arrive(now)
-            if self.done == rejected:
-                return lane
-        return None
+            if lane is not None:
+                lanes[lane] = None
+        for lane in lanes:
+            lane.runner.poke(now)
 
     def _servable(self, request: Request) -> bool:
         """Whether the request could be served wherever the routers may send it."""
@@ -343,9 +331,7 @@ class Simulator:
         self._count(now)
 
     def _count(self, now: float) -> None:
-        """One more has ended; in a closed loop the next comes."""
+        """One more has ended, and makes room for one that is held back."""
         self.done += 1
-        if self.traffic.concurrency is not None:
-            lane = self._next_servable(now)
-            if lane is not None:
-                lane.runner.poke(now)
+        if self._next < self._due:
+            self._admit(now)

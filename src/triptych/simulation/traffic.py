@@ -44,8 +44,8 @@ class Traffic:
         return len(self._text)
 
     def arrivals(self) -> Iterator[float]:
-        """Times of the requests that come by themselves: none in a closed loop."""
-        return iter(() if self.concurrency is not None else self._requests.arrival.data.cast("B").cast("d"))
+        """When each request is due: it comes then if fewer than `concurrency` are in flight."""
+        return iter(self._requests.arrival.data.cast("B").cast("d"))
 
     def patience(self, index: int) -> float:
         """Seconds after which the client gives up; inf: never."""

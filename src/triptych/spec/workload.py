@@ -215,6 +215,9 @@ class WorkloadSpec(Spec):
     caps: Caps = Caps()
     images: Images | None = None
     prefixes: Prefixes | None = None
+    max_concurrency: Number | None = None
+    """Most requests in flight: one that is due while so many are waits at its client until one of them ends,
+    and arrives when it is sent. None: requests come at their times whatever becomes of earlier ones."""
     timeout: PositiveSeconds | None = None
     """Time from arrival after which a client gives a request up."""
     aborts: Aborts | None = None
@@ -262,6 +265,8 @@ class WorkloadSpec(Spec):
             raise ValueError(f"duration: {self.arrivals.kind} arrivals have no times to bound; use requests")
         if timeless and self.rate_scale != 1:
             raise ValueError(f"rate_scale: {self.arrivals.kind} arrivals have no rate to scale; remove it")
+        if self.arrivals.kind == "closed" and self.max_concurrency is not None:
+            raise ValueError("max_concurrency: closed arrivals have a concurrency of their own; remove it")
         if self.requests is None and self.duration is None and self.trace is None:
             mend = "requests" if timeless else "requests or duration"
             raise ValueError(f"requests: nothing ends the workload; give {mend}")

@@ -77,6 +77,7 @@ def saturate(
             "requests": max(requests, _ROUNDS * concurrency),
             "arrivals": Closed(kind="closed", concurrency=concurrency),
             "duration": None,
+            "max_concurrency": None,
             "rate_scale": 1.0,
             "timeout": None,
             "aborts": None,
@@ -104,7 +105,7 @@ def check_rate(requests: Requests, file: object) -> None:
     Raises:
         SpecError: they come in a closed loop, or all at once.
     """
-    if requests.concurrency is not None or not np.ptp(requests.arrival) > 0:
+    if not np.ptp(requests.arrival) > 0:
         problem = "have no rate that --load could set; use poisson, gamma, constant or a trace"
         raise SpecError("arrivals", problem, file=str(file))
 

@@ -70,9 +70,9 @@ def predict(
 def as_sent(requests: Requests, measured: Run, model: Model) -> tuple[Ints, Requests]:
     """Which requests the server took, in the order they were sent, and what it got.
 
-    They come when the client sent them (in a closed loop: when one ends, which is for the simulator to say),
-    with prompts as long as the server counted and outputs as long as it made them. A request that had not
-    ended has the output that was asked for.
+    They come when the client sent them (where only so many may be in flight: when they were due and one had
+    ended, which is for the simulator to say), with prompts as long as the server counted and outputs as long
+    as it made them. A request that had not ended has the output that was asked for.
     """
     columns = measured.requests
     rows = np.argsort(columns["arrival"], kind="stable")
@@ -89,7 +89,7 @@ def as_sent(requests: Requests, measured: Run, model: Model) -> tuple[Ints, Requ
         output_tokens=np.maximum(output, 1).astype(np.int64),
     )
     if requests.concurrency is not None:
-        taken = replace(taken, arrival=np.zeros(len(rows)), concurrency=requests.concurrency)
+        taken = replace(taken, arrival=requests.arrival[rows], concurrency=requests.concurrency)
     return rows, taken
 
 

@@ -67,7 +67,7 @@ def _check_against_trace(spec: WorkloadSpec, trace: Requests, file: str | Path |
             raise SpecError("images", "prompts of the trace bring their own; remove it", file=file)
         if spec.prefixes is not None and len(trace.prefix_ids):
             raise SpecError("prefixes", "prompts of the trace bring their own; remove it", file=file)
-    if spec.arrivals.kind == "trace" and trace.concurrency is not None:
+    if spec.arrivals.kind == "trace" and trace.concurrency is not None and not trace.arrival.any():
         problem = "the trace is a closed loop and has no times; remove it"
         if spec.duration is not None:
             raise SpecError("duration", problem, file=file)
@@ -92,6 +92,8 @@ def _of_trace(spec: WorkloadSpec, trace: Requests, arrival: Floats) -> Requests:
 def _concurrency(spec: WorkloadSpec, trace: Requests | None) -> int | None:
     if isinstance(spec.arrivals, Closed):
         return spec.arrivals.concurrency
+    if spec.max_concurrency is not None:
+        return spec.max_concurrency
     if spec.arrivals.kind == "trace" and trace is not None:
         return trace.concurrency
     return None

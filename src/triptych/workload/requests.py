@@ -62,7 +62,8 @@ class Requests:
     prefix_block_tokens: int = 0
     """Tokens that one prefix id covers; 0 if there are no ids."""
     concurrency: int | None = None
-    """Requests under way at any time in a closed loop; None: they come at `arrival`."""
+    """Most requests in flight: one whose `arrival` comes while so many are arrives when one of them ends. All
+    arrivals at 0 make a closed loop. None: there is no limit."""
 
     def __post_init__(self) -> None:
         n = len(self.arrival)
@@ -95,8 +96,8 @@ class Requests:
         self._check_images()
         if len(self.prefix_ids) and self.prefix_block_tokens < 1:
             raise ValueError("prefix ids need prefix_block_tokens, the tokens that one id covers")
-        if self.concurrency is not None and (self.concurrency < 1 or self.arrival.any()):
-            raise ValueError("a closed loop needs a concurrency of at least 1 and arrivals at 0")
+        if self.concurrency is not None and self.concurrency < 1:
+            raise ValueError("concurrency must be at least 1")
 
     def _check_rows(self) -> None:
         backwards = np.diff(self.arrival) < 0
@@ -130,6 +131,11 @@ class Requests:
 
     def __len__(self) -> int:
         return len(self.arrival)
+
+    @property
+    def is_held_back(self) -> bool:
+        """Whether requests have times at which a limit may not let them come."""
+        return self.concurrency is not None and bool(self.arrival.any())
 
     @property
     def image_counts(self) -> Ints:
