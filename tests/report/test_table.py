@@ -10,7 +10,7 @@ from rich.console import Console
 from tests.record import build
 
 from triptych.record.metrics import summarise
-from triptych.record.summary import Overload, PhaseQueue, SloResult, Summary
+from triptych.record.summary import Overload, PhaseQueue, SloResult, Summary, Verdict
 from triptych.report.table import print_summary
 
 
@@ -58,21 +58,26 @@ def test_pools(summary: Summary) -> None:
 
 def test_bounds_are_met_or_missed(summary: Summary) -> None:
     text = printed(summary)
-    assert line_of(text, "SLO")[1:] == [
-        "TTFT",
-        "P99",
-        "2.00",
-        "s",
-        "<=",
-        "2.50",
-        "s",
-        "met",
-        "100%",
-        "of",
-        "requests",
-        "within",
+    assert line_of(text, "SLO") == ["SLO", "value", "bound", "verdict", "within"]
+    assert line_of(text, "TTFT P99") == ["TTFT", "P99", "2.00", "s", "<=", "2.50", "s", "met", "100%"]
+    assert "MISSED" in line_of(text, "TPOT mean")
+
+
+def test_a_predicted_bound_has_its_interval(summary: Summary) -> None:
+    """One end each of what is sure, open, without a limit above, and without one at all."""
+    ends = [(1.0, 2.4), (1.0, 3.0), (1.0, None), (None, None)]
+    verdicts: list[Verdict] = ["met", "uncertain", "uncertain", "missed"]
+    (ttft, _) = summary.slo
+    slo = tuple(
+        replace(ttft, interval=end, verdict=verdict) for end, verdict in zip(ends, verdicts, strict=True)
+    )
+    lines = [line for line in printed(replace(summary, slo=slo)).splitlines() if line.startswith("TTFT P99")]
+    assert [" ".join(line.split()) for line in lines] == [
+        "TTFT P99 2.00 s 1.00 s to 2.40 s <= 2.50 s met 100%",
+        "TTFT P99 2.00 s 1.00 s to 3.00 s <= 2.50 s uncertain 100%",
+        "TTFT P99 2.00 s 1.00 s or more <= 2.50 s uncertain 100%",
+        "TTFT P99 2.00 s no limit <= 2.50 s MISSED 100%",
     ]
-    assert "MISSED" in line_of(text, "     TPOT mean")
 
 
 def test_what_went_wrong_is_said(summary: Summary) -> None:
@@ -118,13 +123,18 @@ def test_latencies_that_had_not_settled_are_marked(summary: Summary) -> None:
 
 
 def test_a_bound_without_a_value_says_why(summary: Summary) -> None:
-    late = SloResult("ttft", "p99", 1.0, value=None, share=0.5, grows=False, verdict="missed")
-    none = SloResult("tpot", "p50", 1.0, value=None, share=None, grows=False, verdict="no request")
-    unseen = SloResult("itl", "p50", 1.0, value=None, share=0.0, grows=False, verdict="uncertain")
+    late = SloResult("ttft", "p99", 1.0, None, 0.5, grows=False, interval=None, verdict="missed")
+    none = SloResult("tpot", "p50", 1.0, None, None, grows=False, interval=None, verdict="no request")
+    mean = SloResult("e2e", "mean", 1.0, None, 0.5, grows=False, interval=None, verdict="missed")
+    unseen = SloResult("itl", "p50", 1.0, None, 0.0, grows=False, interval=None, verdict="uncertain")
     text = printed(replace(summary, slo=(late, none, unseen)))
-    assert "TTFT P99  never       <= 1.00 s  MISSED     50% of requests within" in text
-    assert "TPOT P50  no request  <= 1.00 s\n" in text
-    assert "ITL P50   unknown     <= 1.00 s  uncertain  0% of gaps within" in text
+    assert line_of(text, "TTFT P99")[2:] == ["never", "<=", "1.00", "s", "MISSED", "50%"]
+    assert line_of(text, "TPOT P50")[2:] == ["no", "request", "<=", "1.00", "s", "-", "-"]
+    assert line_of(text, "ITL P50")[2:] == ["unknown", "<=", "1.00", "s", "uncertain", "0%"]
+    assert "bound a percentile" not in text
+    assert "A mean has no value where a request failed" in " ".join(
+        printed(replace(summary, slo=(mean,))).split()
+    )
 
 
 @pytest.mark.parametrize("width", [45, 60])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import triptych
 from triptych.report.prediction import prediction_lines
+from triptych.spec.slo import METRICS, STATISTICS
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 DEPLOYMENT = EXAMPLES / "deployments" / "llama-a100.yaml"
@@ -23,6 +26,38 @@ def test_the_interval_holds_the_prediction() -> None:
         assert low < run.column(metric).mean() < high
     low, high = interval["output_tokens"]["rate"]
     assert 0 < low < high
+
+
+def test_every_statistic_that_a_bound_may_name_has_an_interval() -> None:
+    interval = triptych.simulate(DEPLOYMENT, WORKLOAD, overrides=FEW, interval=True).meta["interval"]
+    for metric in METRICS:
+        assert set(interval[metric]) == set(STATISTICS)
+        assert all(0 < low < high for low, high in interval[metric].values()), metric
+
+
+def test_a_bound_within_its_interval_is_uncertain() -> None:
+    """The prediction is within all three bounds, its interval within two."""
+    bounds = "workload.slo={ttft: {p50: 3 s}, tpot: {p95: 30 ms, p99: 100 ms}}"
+    overrides = ("workload.requests=500", "workload.arrivals.rate=4", bounds)
+    run = triptych.simulate(DEPLOYMENT, WORKLOAD, overrides=overrides, interval=True)
+    results = triptych.summarise(run).slo
+    for result in results:
+        assert result.interval is not None and result.value is not None and result.value <= result.bound
+        low, high = result.interval
+        assert low is not None and high is not None and low < result.value < high
+    assert [result.verdict for result in results] == ["met", "uncertain", "met"]
+    assert run.meta["interval"]["slo"]["tpot.p95"] == list(results[1].interval or ())
+    assert triptych.summarise(replace(run, meta={})).slo[1].verdict == "met", "without an interval"
+
+
+def test_what_grows_has_no_limit_above() -> None:
+    bounds = "workload.slo={ttft: {p50: 100 s}, e2e: {p50: 1000 s}}"
+    overrides = ("workload.requests=600", "workload.arrivals.rate=30", bounds)
+    run = triptych.simulate(DEPLOYMENT, WORKLOAD, overrides=overrides, interval=True)
+    for result in triptych.summarise(run).slo:
+        assert result.grows
+        assert (result.interval, result.verdict) == ((None, None), "missed"), result.metric
+    json.dumps(run.meta, allow_nan=False)
 
 
 def test_a_roofline_is_as_unsure_as_rooflines_are() -> None:

@@ -49,7 +49,7 @@ def summarise(run: Run) -> Summary:
         horizon=run.horizon,
         counts=counts,
         throughput=_throughput(run, counts, came),
-        latency=_latency(run),
+        latency=latencies(run),
         slo=against_slo(run, overload.metrics if overload is not None else ()),
         overload=overload,
         settled=settled,
@@ -99,7 +99,8 @@ def _throughput(run: Run, counts: Counts, came: npt.NDArray[np.bool_]) -> Throug
     )
 
 
-def _latency(run: Run) -> dict[str, Distribution]:
+def latencies(run: Run) -> dict[str, Distribution]:
+    """The distribution of each latency, by its name in `Summary.latency`."""
     latency = {name: distribution(run.column(name)) for name in _PER_REQUEST[:2]}
     latency["itl"] = counted_distribution(*run.token_gaps.distribution())
     latency |= {name: distribution(run.column(name)) for name in _PER_REQUEST[2:]}

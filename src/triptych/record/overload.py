@@ -88,6 +88,12 @@ def find_overload(requests: Columns) -> tuple[Overload | None, bool]:
     return overload, False
 
 
+def growing(requests: Columns) -> tuple[str, ...]:
+    """Latencies that only tell how long the trace is; see `Overload.metrics`."""
+    overload, _ = find_overload(requests)
+    return () if overload is None else overload.metrics
+
+
 def _grows_from(queue: Ints, arrived: Ints, edges: Floats) -> int | None:
     """The block from which on the queue grows without bound, or None if it does not."""
     for first in _BEGINS:

@@ -73,11 +73,11 @@ def slo_values(run: Run, growing: Collection[str], bounds: Sequence[Bound]) -> l
 def _against(run: Run, metric: str, statistic: str, bound: float, *, grows: bool) -> SloResult:
     sample = _sample(run, metric)
     value = sample.statistic(statistic)
-    verdict: Verdict = "no request"
-    if sample.size:
-        verdict = "missed" if grows or sample.statistic(statistic, unknown_as=0.0) > bound else "met"
-        if verdict == "met" and not value <= bound:
-            verdict = "uncertain"
+    low = inf if grows else sample.statistic(statistic, unknown_as=0.0)
+    high = inf if grows else value
+    interval = _interval(run, metric, statistic)
+    if interval is not None:
+        low, high = (inf if end is None else end for end in interval)
     return SloResult(
         metric=metric,
         statistic=statistic,
@@ -85,8 +85,21 @@ def _against(run: Run, metric: str, statistic: str, bound: float, *, grows: bool
         value=value if isfinite(value) else None,
         share=ratio(int(sample.counts[sample.values <= bound].sum()), sample.size),
         grows=grows,
-        verdict=verdict,
+        interval=interval,
+        verdict=_verdict(low, high, bound) if sample.size else "no request",
     )
+
+
+def _interval(run: Run, metric: str, statistic: str) -> tuple[float | None, float | None] | None:
+    """Of what is held to the bound, if the run was predicted with one."""
+    ends = run.meta.get("interval", {}).get("slo", {}).get(f"{metric}.{statistic}")
+    return None if ends is None else (ends[0], ends[1])
+
+
+def _verdict(low: float, high: float, bound: float) -> Verdict:
+    if high <= bound:
+        return "met"
+    return "missed" if low > bound else "uncertain"
 
 
 @dataclass(frozen=True)

@@ -93,8 +93,11 @@ class SloResult:
     requests are not."""
     grows: bool
     """The value tells how long the trace is: a wait that grew as long as requests came is part of it."""
+    interval: tuple[float | None, float | None] | None
+    """Seconds: the prediction interval of the value. None within it: without limit, as it grows there or too
+    many requests fail. None: the run was measured, or predicted without an interval."""
     verdict: Verdict
-    """Never met if it grows."""
+    """Uncertain if the bound lies within the interval. Without one, a bound on what grows is missed."""
 
 
 @dataclass(frozen=True)
@@ -236,7 +239,7 @@ class Summary:
             "counts": Counts(**values["counts"]),
             "throughput": Throughput(**values["throughput"]),
             "latency": {name: Distribution(**part) for name, part in values["latency"].items()},
-            "slo": tuple(SloResult(**part) for part in values["slo"]),
+            "slo": tuple(_slo_result(part) for part in values["slo"]),
             "overload": overload,
             "cost": None if cost is None else Cost(**cost),
             "pools": tuple(
@@ -248,3 +251,8 @@ class Summary:
             ),
         }
         return cls(**values)
+
+
+def _slo_result(data: Mapping[str, Any]) -> SloResult:
+    interval = data["interval"]
+    return SloResult(**{**data, "interval": None if interval is None else tuple(interval)})

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from triptych.record.summary import Overload, PhaseQueue, PoolUsage, SloResult, Summary
+from triptych.record.summary import Overload, PhaseQueue, PoolUsage, Summary
+from triptych.report.bounds import SLO_COLUMNS, slo_note, slo_table
 from triptych.report.format import NONE, count, dollars, number, percent, scaled, seconds
+from triptych.report.layout import GROWS, METRICS, UNKNOWN, fitting, grid, headed, heading
 from triptych.spec.deployment import PHASES
 
 if TYPE_CHECKING:
@@ -26,29 +28,8 @@ _POOL_COLUMNS = {
     "$/h": 6,
 }
 """Columns, and in which order they are left out where they do not fit: the highest number first."""
-_WIDE = 1000
 _POOL_WIDTH = 18
 """Longer names of pools and devices are broken: the figures are worth more."""
-_METRICS = {
-    "ttft": "TTFT",
-    "tpot": "TPOT",
-    "itl": "ITL",
-    "e2e": "E2E",
-    "e2e_per_token": "E2E / token",
-    "encode_queue": "encode queue",
-    "prefill_queue": "prefill queue",
-    "decode_queue": "decode queue",
-    "transfer_seconds": "transfers",
-}
-
-_GROWS = "grows"
-_UNKNOWN = "unknown"
-_VERDICTS = {
-    "met": "[green]met[/]",
-    "missed": "[bold red]MISSED[/]",
-    "uncertain": "[bold yellow]uncertain[/]",
-    "no request": "",
-}
 _OVERLOADED = "Overloaded: what grows is as long as the trace lets it become."
 _UNSETTLED = "Latencies had not settled when the last request came: a longer trace may have others."
 _POOL_NOTE = "batch, tokens: of a mean iteration. KV use: mean/peak. KV, MFU, MBU: while busy."
@@ -76,14 +57,15 @@ def _print_parts(summary: Summary, console: Console) -> None:
     if summary.overload is not None:
         _print(console, _overload(summary.overload))
     _print(console, _headline(summary))
-    latencies, left_out = _fitting(console, _STATISTICS, lambda names: _latencies(summary, names))
+    latencies, left_out = fitting(console, _STATISTICS, lambda names: _latencies(summary, names))
     said = _OVERLOADED if summary.overload is not None else "" if summary.settled else _UNSETTLED
     _print(console, latencies, said, left_out)
     if summary.pools:
-        pools, left_out = _fitting(console, _POOL_COLUMNS, lambda names: _pools(summary.pools, names))
+        pools, left_out = fitting(console, _POOL_COLUMNS, lambda names: _pools(summary.pools, names))
         _print(console, pools, _POOL_NOTE, left_out)
     if summary.slo:
-        _print(console, _slo(summary.slo))
+        bounds, left_out = fitting(console, SLO_COLUMNS, lambda names: slo_table(summary.slo, names))
+        _print(console, bounds, slo_note(summary.slo), left_out)
 
 
 def _print(console: Console, part: RenderableType, *notes: str) -> None:
@@ -91,22 +73,6 @@ def _print(console: Console, part: RenderableType, *notes: str) -> None:
     console.print(part, highlight=False)
     for note in filter(None, notes):
         console.print(note, style="dim italic", highlight=False)
-
-
-def _fitting(
-    console: Console, columns: Mapping[str, int], make: Callable[[Sequence[str]], Table]
-) -> tuple[Table, str]:
-    """The table with as many of its columns as fit, and which were left out: the highest numbers first."""
-    from rich.measure import Measurement
-
-    kept = list(columns)
-    for name in sorted(columns, key=lambda name: -columns[name]):
-        needs = Measurement.get(console, console.options.update(max_width=_WIDE), make(kept)).maximum
-        if needs <= console.width:
-            break
-        kept.remove(name)
-    left_out = [_heading(name) for name in columns if name not in kept]
-    return make(kept), f"Left out for want of width: {', '.join(left_out)}." if left_out else ""
 
 
 def _overload(overload: Overload) -> str:
@@ -126,7 +92,7 @@ def _grows_by(queue: PhaseQueue) -> str:
 
 def _headline(summary: Summary) -> Table:
     counts, rates, cost = summary.counts, summary.throughput, summary.cost
-    table = _grid()
+    table = grid()
     ends = [
         f"{amount:,} {name}"
         for name, amount in (
@@ -175,23 +141,23 @@ def _headline(summary: Summary) -> Table:
 
 
 def _latencies(summary: Summary, statistics: Sequence[str]) -> Table:
-    table = _table("latency", [_heading(name) for name in statistics])
+    table = headed("latency", [heading(name) for name in statistics])
     table.columns[0].no_wrap = True
     growing = summary.overload.metrics if summary.overload is not None else ()
-    for name, label in _METRICS.items():
+    for name, label in METRICS.items():
         values = summary.latency[name]
         # Times that are zero throughout belong to phases or transfers that the deployment does not have.
         if values.count and values.max:
             grows = name in growing
-            cells = [_GROWS if grows else seconds(values.at(statistic)) for statistic in statistics]
+            cells = [GROWS if grows else seconds(values.at(statistic)) for statistic in statistics]
             table.add_row(label, *cells, style="dim" if grows else None)
         elif name in summary.meta.get("unknown", ()):
-            table.add_row(label, *[_UNKNOWN] * len(statistics), style="dim")
+            table.add_row(label, *[UNKNOWN] * len(statistics), style="dim")
     return table
 
 
 def _pools(pools: tuple[PoolUsage, ...], columns: Sequence[str]) -> Table:
-    table = _table("pool", columns)
+    table = headed("pool", columns)
     table.columns[0].max_width = _POOL_WIDTH
     table.columns[0].overflow = "fold"
     for pool in pools:
@@ -221,57 +187,3 @@ def _phases(pool: PoolUsage) -> str:
 def _devices(pool: PoolUsage) -> str:
     each = pool.usage.devices // pool.instances
     return f"{pool.instances} x {pool.device}" if each == 1 else f"{pool.instances} x {each} {pool.device}"
-
-
-def _slo(results: tuple[SloResult, ...]) -> Table:
-    table = _grid()
-    for _ in range(5):
-        table.add_column(overflow="fold")
-    for number_, result in enumerate(results):
-        of = "gaps" if result.metric == "itl" else "requests"
-        table.add_row(
-            "" if number_ else "SLO",
-            f"{_METRICS[result.metric]} {_heading(result.statistic)}",
-            _GROWS if result.grows else _value(result),
-            f"<= {seconds(result.bound)}",
-            _VERDICTS[result.verdict],
-            "" if result.share is None else f"{percent(result.share)} of {of} within",
-        )
-    return table
-
-
-def _value(result: SloResult) -> str:
-    if result.value is not None:
-        return seconds(result.value)
-    if result.verdict == "uncertain":
-        return _UNKNOWN
-    return "no request" if result.verdict == "no request" else "never"
-
-
-def _heading(statistic: str) -> str:
-    return statistic.upper() if statistic[1:2].isdigit() else statistic
-
-
-def _grid() -> Table:
-    from rich.table import Table
-
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold cyan", no_wrap=True)
-    return table
-
-
-def _table(name: str, headings: Sequence[str]) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        padding=(0, 0, 0, 1),
-        pad_edge=False,
-        header_style="bold cyan",
-    )
-    table.add_column(name)
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
-    return table

@@ -43,7 +43,8 @@ def simulate(
         jump: whether runs of equal iterations are leapt over; without, each is stepped through, with the
             same result to rounding.
         interval: whether to run it twice more, with every batch as fast and as slow as its time may well be:
-            `meta["interval"]` then has a 90 % interval of the latencies and of throughput.
+            `meta["interval"]` then has a 90 % interval of the latencies and of throughput, and bounds of the
+            SLO that lie within it are uncertain.
         progress: called every few thousand events with (requests that have ended, requests in all, virtual
             seconds); if it returns False the run is cut short and what is finished is kept.
 
@@ -83,7 +84,8 @@ def simulate(
             raise SpecError(error.field, error.problem, file=workload_file) from None
         raise
     simulator.run(progress)
-    run = _record(simulator, plans, requests, deployment, time.perf_counter() - began)
+    slo = [] if isinstance(workload, Requests) or workload.slo is None else workload.slo.bounds()
+    run = replace(_record(simulator, plans, requests, deployment, time.perf_counter() - began), slo=slo)
     if interval and not run.interrupted:
 
         def again(scaled: list[PoolPlan]) -> Run:
@@ -94,8 +96,7 @@ def simulate(
         run = replace(run, meta={**run.meta, "interval": prediction_interval(run, plans, again)})
     if isinstance(workload, Requests):
         return run
-    slo = [] if workload.slo is None else workload.slo.bounds()
-    return replace(run, workload_yaml=workload.to_yaml(), slo=slo, meta={**run.meta, "seed": workload.seed})
+    return replace(run, workload_yaml=workload.to_yaml(), meta={**run.meta, "seed": workload.seed})
 
 
 def _load_deployment(file: str | Path, overrides: Sequence[str]) -> Deployment:

@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from math import exp
+from dataclasses import dataclass, replace
+from math import exp, inf, isfinite, isnan
 from typing import Any
 
 import numpy as np
 
 from triptych.plan import PoolPlan
 from triptych.record import Run
+from triptych.record.metrics import latencies
+from triptych.record.overload import growing
+from triptych.record.slo import slo_values
+from triptych.spec.slo import METRICS, STATISTICS
 
 LEVEL = 0.9
 _QUANTILE = 1.645
 """Of the standard normal distribution, at the ends of a 90 % interval."""
-_STATISTICS: dict[str, Callable[[Any], Any]] = {
-    "mean": np.mean,
-    "p50": np.median,
-    "p90": lambda values: np.percentile(values, 90),
-    "p99": lambda values: np.percentile(values, 99),
-}
-_METRICS = ("ttft", "tpot", "e2e")
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What an interval is made of, of one run."""
+
+    latency: dict[str, dict[str, float]]
+    """Metric -> statistic -> seconds; without metrics that no request has."""
+    output_tokens: float | None
+    """Tokens/s."""
+    slo: list[float]
+    """Seconds, of each bound; infinite where it grows or requests failed, NaN where it applies to none."""
 
 
 def prediction_interval(
@@ -34,34 +43,58 @@ def prediction_interval(
     and all pools, are taken to err together, which is the widest that the interval can be.
 
     Args:
-        run: predicted with `plans`.
+        run: predicted with `plans`, with the SLO it is held to.
         plans: of the pools.
         again: runs the same requests with other costs.
 
     Returns:
         Metric -> statistic -> [low, high], in seconds; `output_tokens` in tokens/s; `deviation` by pool.
+        `slo`: for each bound, as "ttft.p99", [low, high] of what is held to it; None: it has no limit, as it
+        grows or requests failed.
     """
     deviations = {plan.name: _deviation(run, plan) for plan in plans}
 
-    def at(quantile: float) -> Run:
+    def at(quantile: float) -> Figures:
         scaled = [
             replace(plan, cost=plan.cost.scaled(exp(quantile * deviations[plan.name]))) for plan in plans
         ]
-        return again(scaled)
+        return figures(replace(again(scaled), slo=run.slo))
 
     ends = [at(-_QUANTILE), at(_QUANTILE)]
     interval: dict[str, Any] = {"level": LEVEL, "deviation": deviations}
-    for metric in _METRICS:
-        known = [values[~np.isnan(values)] for values in (end.column(metric) for end in ends)]
-        if all(len(values) for values in known):
-            interval[metric] = {
-                name: sorted(float(statistic(values)) for values in known)
-                for name, statistic in _STATISTICS.items()
-            }
-    tokens = [float(end.requests["generated_tokens"].sum()) / end.horizon for end in ends if end.horizon]
+    for metric in METRICS:
+        known = [end.latency[metric] for end in ends if metric in end.latency]
+        if len(known) == len(ends):
+            interval[metric] = {name: sorted(values[name] for values in known) for name in STATISTICS}
+    tokens = [end.output_tokens for end in ends if end.output_tokens is not None]
     if len(tokens) == len(ends):
         interval["output_tokens"] = {"rate": sorted(tokens)}
+    if run.slo:
+        # Faster batches may also fall worse together; the prediction itself is always within.
+        values = zip(*(end.slo for end in ends), figures(run).slo, strict=True)
+        names = [f"{metric}.{statistic}" for metric, statistic, _ in run.slo]
+        interval["slo"] = {name: _bounds(of) for name, of in zip(names, values, strict=True)}
     return interval
+
+
+def figures(run: Run) -> Figures:
+    """The figures of one run."""
+    latency = latencies(run)
+    return Figures(
+        latency={
+            metric: {name: latency[metric].at(name) or 0.0 for name in STATISTICS}
+            for metric in METRICS
+            if latency[metric].count
+        },
+        output_tokens=float(run.requests["generated_tokens"].sum()) / run.horizon if run.horizon else None,
+        slo=slo_values(run, growing(run.requests), run.slo),
+    )
+
+
+def _bounds(values: Sequence[float]) -> list[float | None]:
+    """The least and the largest; of no request is neither good nor bad."""
+    known = [value for value in values if not isnan(value)] or [inf]
+    return [value if isfinite(value) else None for value in (min(known), max(known))]
 
 
 def _deviation(run: Run, plan: PoolPlan) -> float:
