@@ -181,6 +181,13 @@ def serve(
         list[str] | None,
         typer.Option(metavar="HOST", callback=_said, help="Fetch images from this host. May be given again."),
     ] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(envvar="TRIPTYCH_API_KEY", show_envvar=True, help="Key that requests must hold."),
+    ] = None,
+    allow_anyone: Annotated[
+        bool, typer.Option("--allow-anyone", help="Let anyone who reaches the host use it without a key.")
+    ] = False,
     record: Annotated[Path | None, typer.Option(help="Folder for the run record.")] = None,
     profile_batches: Annotated[
         int, typer.Option(min=0, metavar="N", help="Profile the first N batches into the run record.")
@@ -200,6 +207,8 @@ def serve(
         max_body_mb=max_body_mb,
         request_timeout=request_timeout,
         image_hosts=tuple(allow_image_url or ()),
+        api_key=api_key,
+        allow_anyone=allow_anyone,
     )
     code = server.serve(
         deployment,

@@ -67,7 +67,7 @@ class Served:
         self.server = server
         self.state = state
         self.url = f"http://127.0.0.1:{server.port}"
-        self.http = httpx.Client(base_url=self.url, timeout=20)
+        self.http = httpx.Client(base_url=self.url, timeout=20, headers={"content-type": "application/json"})
         self.code: int | None = None
         self.thread = threading.Thread(target=self._run, daemon=True)
         self._runner: asyncio.Runner | None = None

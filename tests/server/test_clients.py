@@ -110,7 +110,8 @@ def test_a_body_is_bounded(tmp_path: Path, chunked: bool) -> None:
 
 def test_a_body_without_end_is_cut_off(tmp_path: Path) -> None:
     with running(tmp_path, Settings(port=0, max_body_mb=0.25)) as served:
-        head = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+        head = b"POST /v1/completions HTTP/1.1\r\ncontent-type: application/json\r\n"
+        head += b"transfer-encoding: chunked\r\n\r\n"
         connection = send_raw(served, head)
         sent = 0
         with pytest.raises(OSError):

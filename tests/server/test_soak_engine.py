@@ -85,7 +85,12 @@ class Soak:
 
     def __init__(self, server: Process, deployment: Path, outages: Outages) -> None:
         self._server = server
-        self._http = httpx.Client(base_url=server.url, timeout=60, limits=httpx.Limits(max_connections=None))
+        self._http = httpx.Client(
+            base_url=server.url,
+            timeout=60,
+            limits=httpx.Limits(max_connections=None),
+            headers={"content-type": "application/json"},
+        )
         self._outages = outages
         alone = Alone(deployment)
         self._texts = [

@@ -33,7 +33,8 @@ def send_raw(served: Served, data: bytes) -> socket.socket:
 
 def post(path: str, body: bytes, length: int | None = None, headers: str = "") -> bytes:
     size = len(body) if length is None else length
-    head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {size}\r\n{headers}\r\n"
+    said = f"host: localhost\r\ncontent-type: application/json\r\ncontent-length: {size}\r\n"
+    head = f"POST {path} HTTP/1.1\r\n{said}{headers}\r\n"
     return head.encode() + body
 
 

@@ -1,7 +1,8 @@
 """Stands in for `triptych serve`: the same command line, made-up tokens, and faults that a test asks for.
 
 Faults are in the environment: FAKE_LAST_WORDS (says this and ends with code 2), FAKE_DEATH (dies at that
-request), FAKE_REFUSE (refuses all but the probe), FAKE_GAP (seconds before every token).
+request), FAKE_REFUSE (refuses all but the probe), FAKE_GAP (seconds before every token). With
+TRIPTYCH_API_KEY, which is the real one's, it refuses all.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ TEMPLATE = 5
 _GAP = float(os.environ.get("FAKE_GAP", "0.002"))
 _DEATH = int(os.environ.get("FAKE_DEATH", "0"))
 _REFUSE = "FAKE_REFUSE" in os.environ
+_KEY = "TRIPTYCH_API_KEY" in os.environ
 
 
 class Server:
@@ -29,6 +31,8 @@ class Server:
         self.asked = 0
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
+        if _KEY:
+            return web.json_response({"error": {"message": "no key"}}, status=401)
         body = await request.json()
         output = body["max_tokens"]
         if output > 1:  # none of the probe

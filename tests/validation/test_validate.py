@@ -103,6 +103,13 @@ class TestRecords:
             assert np.isfinite(level.comparisons[number - 1].pair("e2e")).all()
         assert servers() == []
 
+    def test_the_key_of_the_users_own_server_is_not_that_of_this_one(
+        self, deployment: Path, workload: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("TRIPTYCH_API_KEY", "secret")
+        (level,) = validate(deployment, workload, tmp_path / "out", repeats=1).levels
+        assert level.measured[0].finished.all()
+
     def test_repetitions_send_the_same_requests_with_other_contents(
         self, deployment: Path, workload: Path, tmp_path: Path
     ) -> None:

@@ -84,10 +84,17 @@ def served(
     command += ["--record", str(record), "--max-queue", str(_MAX_QUEUE)]
     for override in overrides:
         command += ["--set", override]
+    # Its clients are ours, and have no key.
+    environment = {name: value for name, value in os.environ.items() if name != "TRIPTYCH_API_KEY"}
     with log.open("wb") as said:
         # In a session of its own: the Ctrl-C of a terminal must not reach it before its clients have gone.
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=said,
+            start_new_session=True,
+            env=environment,
         )
     try:
         server = Served(f"http://{_HOST}:{port}/v1", log, process)

@@ -43,6 +43,8 @@ class ApiError(Exception):
         headers = {}
         if self.status == 503:
             headers["retry-after"] = str(RETRY_SECONDS)
+        if self.status == 401:
+            headers["www-authenticate"] = "Bearer"
         if self.status == 413:
             headers["connection"] = "close"  # what is left of the body would be taken for the next request
         return headers

@@ -19,6 +19,7 @@ from triptych.engine.server.body import Bodies
 from triptych.engine.server.client import Client
 from triptych.engine.server.fetch import ImageSource
 from triptych.engine.server.front import Front, Queue
+from triptych.engine.server.gate import Gate, check_exposure, is_loopback
 from triptych.engine.server.metrics import Metrics
 from triptych.engine.server.pool import Pool
 from triptych.engine.server.prompts import Load, Prompts
@@ -53,6 +54,10 @@ class Settings:
     """Seconds from the arrival of a request to the end of its answer."""
     image_hosts: tuple[str, ...] = ()
     """Hosts of which images are fetched."""
+    api_key: str | None = field(default=None, repr=False)
+    """That requests must hold."""
+    allow_anyone: bool = False
+    """Whether anyone who reaches the server may use it without a key."""
     patience: Patience = field(default_factory=Patience)
 
 
@@ -67,7 +72,7 @@ class Server:
         directory: private, for sockets.
 
     Raises:
-        SpecError: the port cannot be had.
+        SpecError: the port cannot be had, or would be open to anyone though nobody said so.
     """
 
     def __init__(
@@ -79,7 +84,12 @@ class Server:
         directory: Path,
     ) -> None:
         self._socket = _listen(settings.host, settings.port)
-        self.port = int(self._socket.getsockname()[1])
+        address, self.port = self._socket.getsockname()[:2]
+        try:
+            check_exposure(address, settings.api_key, anyone=settings.allow_anyone)
+        except SpecError:
+            self._socket.close()
+            raise
         max_body = int(settings.max_body_mb * 2**20)
         self._pool = Pool()
         self._source = ImageSource(settings.image_hosts, max_bytes=min(MAX_IMAGE_BYTES, max_body))
@@ -99,7 +109,7 @@ class Server:
         )
         self._load = load
         config = uvicorn.Config(
-            make_app(self.front),
+            Gate(make_app(self.front), key=settings.api_key, loopback=is_loopback(address)),
             access_log=False,
             log_level="warning",
             lifespan="off",
