@@ -25,8 +25,6 @@ from triptych.simulation.simulator import Simulator
 from . import stubs
 from .worlds import EMBEDDING_BLOCK_BYTES, SPLITS, World, worlds
 
-MODEL = catalog.model("Qwen2.5-VL-3B")
-OPT = catalog.model("opt-125m")
 ENDED = [STATUSES.index(name) for name in ("finished", "aborted", "timed_out", "rejected")]
 REJECTED = STATUSES.index("rejected")
 ALWAYS_SENT = ("P / D", "E / P / D", "EP / D", "ED / P")
@@ -135,6 +133,7 @@ def every_request_ends_once(outcome: Outcome) -> None:
 
 
 def memory_is_empty(outcome: Outcome) -> None:
+    assert all(lane.requests == 0 for instance in outcome.simulator.instances for lane in instance.lanes)
     for scheduler in outcome.schedulers:
         assert len(scheduler) == 0
         assert not scheduler.held
@@ -199,7 +198,7 @@ def bytes_add_up(outcome: Outcome) -> None:
     requests, transfers = outcome.run.requests, outcome.run.transfers
     assert transfers is not None
     columns = transfers.columns
-    model = MODEL if "Qwen2.5-VL" in outcome.world.deployment["model"] else OPT
+    model = catalog.model(outcome.world.deployment["model"])
     whose, kv = columns["request"], columns["kind"] == TRANSFER_KINDS.index("kv")
     per_token = model.kv_bytes_per_token("bf16")
     context = columns["bytes"][kv] / per_token

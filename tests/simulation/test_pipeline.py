@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import pytest
 
 from triptych.policy import Batch
@@ -26,8 +28,8 @@ def pipeline(traffic: Requests, *, jump: bool = True) -> Simulator:
     return made
 
 
-def in_step(traffic: Requests, *, jump: bool = True, ranks: int = 2) -> Simulator:
-    made = stubs.simulator(traffic, stubs.Takes(seconds), ranks=ranks, jump=jump)
+def in_step(traffic: Requests, *, jump: bool = True, ranks: int = 2, lookahead: bool = False) -> Simulator:
+    made = stubs.simulator(traffic, stubs.Takes(seconds), ranks=ranks, jump=jump, lookahead=lookahead)
     made.run()
     return made
 
@@ -107,3 +109,19 @@ def test_in_step_an_arrival_at_one_rank_cuts_the_run_of_all() -> None:
 def test_in_step_idle_ranks_leave_no_rows() -> None:
     made = in_step(stubs.requests([0.0], 4, 4), ranks=3)
     assert [len(stubs.batches(made, rank)) for rank in range(3)] == [2, 0, 0]
+
+
+@pytest.mark.parametrize("jump", [True, False])
+def test_in_step_who_gives_up_before_its_idle_rank_has_seen_it_is_gone(jump: bool) -> None:
+    """It comes to rank 1 at 1.5, which would see it at 2 for the batch that begins at 3."""
+    traffic = stubs.requests([0.0, 1.5], 4, [4, 4], patience=[inf, 0.25])
+    made = in_step(traffic, jump=jump, lookahead=True)
+    assert made.done == 2
+    assert list(made.recorder.generated_tokens) == [4, 0]
+    assert len(stubs.batches(made, 1)) == 0
+
+
+def test_in_step_who_has_come_but_was_not_seen_counts_for_its_rank() -> None:
+    """The second goes to rank 1 and is not seen there yet when the third comes, which makes it a tie."""
+    made = in_step(stubs.requests([0.0, 0.25, 0.5], 4, [8, 2, 3]), lookahead=True)
+    assert [int(stubs.batches(made, rank)["prefilling"].sum()) for rank in range(2)] == [2, 1]

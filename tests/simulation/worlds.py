@@ -8,6 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 import triptych
+from triptych import catalog
 from triptych.policy import ROUTERS
 from triptych.record import Run
 from triptych.spec.deployment import Deployment
@@ -28,6 +29,13 @@ SPLITS: dict[str, list[list[str]]] = {
 """Phases of the pools, which are named by their initials."""
 EMBEDDING_BLOCK_BYTES = 16 * 2048 * 2
 """Of Qwen2.5-VL-3B: 16 tokens of 2048 numbers in bf16."""
+MODELS = {
+    (False, False): ("opt-125m", "A10"),
+    (False, True): ("Qwen1.5-MoE-A2.7B", "H100"),
+    (True, False): ("Qwen2.5-VL-3B", "A10"),
+    (True, True): ("Qwen3-VL-30B-A3B", "H100"),
+}
+"""By whether images come and whether there are experts, a model and a device that holds it."""
 
 
 @dataclass
@@ -49,23 +57,33 @@ def worlds(draw: st.DrawFn, policy: str | None = None, split: str | None = None)
     """A world whose prefill and decode run under `policy`, or each pool under any."""
     split = split or draw(st.sampled_from(list(SPLITS)))
     with_images = any("encode" in phases for phases in SPLITS[split])
+    experts = draw(st.booleans())
     block_size = draw(st.sampled_from([1, 4, 16]))
+    model, device = MODELS[with_images, experts]
+    embedding_block = 16 * catalog.model(model).embedding_bytes_per_token("bf16") if with_images else 0.0
     pools = {
-        "".join(phase[0] for phase in phases): draw(_pools(phases, block_size, policy))
+        "".join(phase[0] for phase in phases): {
+            "device": device,
+            **draw(_pools(phases, block_size, policy, embedding_block)),
+            **({} if phases == ["encode"] else draw(_parallel(experts))),
+        }
         for phases in SPLITS[split]
     }
-    deployment: dict[str, Any] = {"model": "Qwen2.5-VL-3B" if with_images else "opt-125m", "pools": pools}
-    if split == "one pool":
-        deployment |= draw(_parallel(pools["pd"]))
+    for pool in pools.values():
+        if "pipeline" in pool.get("parallel", {}):
+            pool["scheduler"].pop("lookahead")
+    deployment: dict[str, Any] = {"model": model, "pools": pools}
     deployment["routers"] = {phase: draw(st.sampled_from(list(ROUTERS))) for phase in PHASES}
     return World(split, deployment, draw(_workloads(with_images)))
 
 
 @st.composite
-def _pools(draw: st.DrawFn, phases: list[str], block_size: int, policy: str | None) -> dict[str, Any]:
-    pool: dict[str, Any] = {"phases": phases, "device": "A10", "instances": draw(st.integers(1, 3))}
-    if "encode" in phases or "prefill" in phases:
-        pool["embedding_cache"] = draw(st.integers(8, 20)) * EMBEDDING_BLOCK_BYTES
+def _pools(
+    draw: st.DrawFn, phases: list[str], block_size: int, policy: str | None, embedding_block: float
+) -> dict[str, Any]:
+    pool: dict[str, Any] = {"phases": phases, "instances": draw(st.integers(1, 3))}
+    if embedding_block and ("encode" in phases or "prefill" in phases):
+        pool["embedding_cache"] = draw(st.integers(8, 20)) * embedding_block
     if phases == ["encode"]:
         return pool | {"scheduler": {"policy": "encode", "max_patches": draw(st.sampled_from([64, 1024]))}}
     policy = policy or draw(st.sampled_from(POLICIES))
@@ -83,20 +101,11 @@ def _pools(draw: st.DrawFn, phases: list[str], block_size: int, policy: str | No
 
 
 @st.composite
-def _parallel(draw: st.DrawFn, pool: dict[str, Any]) -> dict[str, Any]:
-    """What changes in the deployment if its one pool is a pipeline, or data ranks that go in step."""
-    kind = draw(st.sampled_from(["tensor", "pipeline", "data"]))
-    if kind == "tensor":
-        return {}
-    changes: dict[str, Any] = {"parallel": {kind: 2}}
-    if kind == "data":
-        changes |= {"device": "H100"}
-    else:
-        changes |= {"scheduler": pool["scheduler"] | {"lookahead": False}}
-    return {
-        "model": "Qwen1.5-MoE-A2.7B" if kind == "data" else "opt-125m",
-        "pools": {"pd": pool | changes},
-    }
+def _parallel(draw: st.DrawFn, experts: bool) -> dict[str, Any]:
+    """A pool of single devices, of pipelines, or of data ranks that go in step."""
+    kinds = ["none", "pipeline", "data"] if experts else ["none", "pipeline"]
+    kind = draw(st.sampled_from(kinds))
+    return {} if kind == "none" else {"parallel": {kind: draw(st.sampled_from([2, 3]))}}
 
 
 @st.composite

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from triptych.policy import Batch, Request, Scheduler
+from triptych.policy import Batch, Request, Scheduler, Status
 from triptych.record.journal import Journal
 from triptych.record.recorder import Recorder
 from triptych.simulation.runner import Clock, Runner
@@ -84,10 +84,19 @@ class Lane(Runner):
         else:
             self.scheduler.add(request, from_elsewhere=from_elsewhere)
 
-    def _add_later(self) -> None:
-        later, self._later = self._later, []
-        for request, from_elsewhere in later:
-            self.scheduler.add(request, from_elsewhere=from_elsewhere)
+    @property
+    def requests(self) -> int:
+        """Requests that the lane is responsible for."""
+        return len(self.scheduler) + len(self._later)
+
+    def abort(self, request: Request, status: Status, now: float) -> None:
+        """Drops a request, whether the scheduler has seen it or not; not while a batch runs."""
+        for place, (late, from_elsewhere) in enumerate(self._later):
+            if late is request:
+                del self._later[place]
+                self.scheduler.add(request, from_elsewhere=from_elsewhere)
+                break
+        self.journal.abort(request, status, now)
 
     def form(self, now: float) -> int:
         batch = self.open(now)
@@ -103,7 +112,9 @@ class Lane(Runner):
         self.batch = batch = scheduler.schedule()
         journal.formed(batch, now)
         if self._later:
-            self._add_later()
+            later, self._later = self._later, []
+            for request, from_elsewhere in later:
+                scheduler.add(request, from_elsewhere=from_elsewhere)
             self.runner.poke(now)
         if scheduler.leaving or scheduler.reserved:
             self.driver.serve(self, now)
@@ -130,8 +141,6 @@ class Lane(Runner):
             self.driver.ended(request, now)
         if scheduler.leaving:
             self.driver.serve(self, now)
-        if self._later and self.runner.gone:  # one of them may be among these
-            self._add_later()
 
 
 class PipelineLane(Lane):

@@ -35,7 +35,7 @@ class Instance:
     def lane(self) -> Lane:
         """The lane for a new request: the one with the fewest."""
         lanes = self.lanes
-        return lanes[0] if len(lanes) == 1 else min(lanes, key=lambda lane: len(lane.scheduler))
+        return lanes[0] if len(lanes) == 1 else min(lanes, key=lambda lane: lane.requests)
 
 
 @dataclass(slots=True)
@@ -315,7 +315,7 @@ class Simulator:
         if lane.runner.iterations > 0:
             lane.runner.gone.append((request, status))
         else:
-            lane.journal.abort(request, status, now)
+            lane.abort(request, status, now)
             self.ended(request, now)
         lane.runner.poke(now)
 
