@@ -16,7 +16,7 @@ from triptych.spec.workload import WorkloadSpec
 
 POOL = {
     "phases": ["prefill", "decode"],
-    "device": "CPU",
+    "device": "CPU-XEON-4",
     "precision": {"weights": "fp32", "kv": "fp32", "compute": "fp32"},
     "kv_blocks": 500,
     "scheduler": {"policy": "sarathi", "max_batch": 8, "max_tokens": 256},

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from triptych.profiles import library
+from triptych.profiles import Profile, library, write_profile
 from triptych.spec.deployment import Deployment
 from triptych.validation import profiling
 from triptych.validation.server import Interrupted
@@ -36,7 +36,11 @@ def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def test_both_predictions_rest_on_the_same(
     known: bool, demo: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(profiling, "is_this", lambda clocks: known)
+    shipped = library.load_profile(PROFILE)
+    here = shipped.info.model_copy(update={"device": "CPU"})
+    if known:
+        write_profile(Profile(here, shipped.columns), library.user_folder() / f"{PROFILE}.parquet")
+    monkeypatch.setattr(profiling, "is_this", lambda clocks: True)
     rests: list[Deployment] = []
 
     def validate(*words: Any, ensure_profile: Any, **more: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.record.build import NEVER, run
 
-from triptych.profiler.machine import cores
+from triptych.catalog.machine import cores
 from triptych.record import Run
 from triptych.report.compare import compare
 from triptych.validation import busy

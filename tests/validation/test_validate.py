@@ -421,7 +421,7 @@ class TestInterrupts:
         validate(deployment, workload, out, repeats=1)
 
         def ensure(declared: Deployment, go_on: GoOn) -> Deployment:
-            pool = declared.pools["all"].model_copy(update={"profile": (PROFILE,)})
+            pool = declared.pools["all"].model_copy(update={"device": "CPU-XEON-4", "profile": (PROFILE,)})
             return declared.model_copy(update={"pools": {"all": pool}})
 
         def progress(step: str, ended: int, total: int, seconds: float) -> bool:

@@ -1,4 +1,4 @@
-"""Devices and nodes by name: data-sheet figures with their sources, one YAML file each."""
+"""Devices and nodes by name: data-sheet figures with their sources, a YAML file each; and the CPU at hand."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
+from triptych.catalog.here import CPU, this_cpu
 from triptych.catalog.lookup import DATA, find, path_of
 from triptych.spec.device import Device, Node
 
@@ -14,7 +15,8 @@ def device(name: str, file: str | Path | None = None, *, field: str = "device") 
     """A device of the catalogue, or of a YAML file with the fields of `Device`.
 
     Args:
-        name: a catalogue name, in any case, or a path.
+        name: a catalogue name, in any case, or a path. `CPU` is the processor at hand, which is measured when
+            it is first asked for.
         file: the file in which the name was written, for errors; a relative path counts from its folder, or
             else from the working directory.
         field: where in it, for errors.
@@ -53,7 +55,7 @@ def node_path(name: str, file: str | Path | None = None) -> Path | None:
 
 
 def device_names() -> tuple[str, ...]:
-    """The devices of the catalogue."""
+    """The devices of the catalogue, and `CPU`."""
     return tuple(_entries("devices").values())
 
 
@@ -64,7 +66,7 @@ def node_names() -> tuple[str, ...]:
 
 @cache
 def _device(name: str) -> Device:
-    return Device.load(DATA / "devices" / f"{name}.yaml")
+    return this_cpu() if name == CPU else Device.load(DATA / "devices" / f"{name}.yaml")
 
 
 @cache
@@ -74,5 +76,6 @@ def _node(name: str) -> Node:
 
 @cache
 def _entries(folder: str) -> Mapping[str, str]:
-    names = sorted(path.stem for path in (DATA / folder).glob("*.yaml"))
+    own = [CPU] if folder == "devices" else []
+    names = sorted([*own, *(path.stem for path in (DATA / folder).glob("*.yaml"))])
     return {name.lower(): name for name in names}

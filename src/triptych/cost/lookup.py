@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from triptych.spec.base import SpecError
 from triptych.spec.deployment import Pool
 from triptych.spec.device import Device, Node
 from triptych.spec.model import Model
+from triptych.spec.paths import cache_folder
 from triptych.version import __version__
 
 _VERSION = 8
@@ -82,11 +82,6 @@ def measured_times(
             raise SpecError(where, f"{problem}; use another, or remove it", file=file)
         save_tables(tables, stored)
     return MeasuredTimes(tables, roofline)
-
-
-def cache_folder() -> Path:
-    """Where what can be worked out again is kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "triptych"
 
 
 def _stamp(name: str, paths: Sequence[Path]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from triptych import catalog
+from triptych.catalog.here import CPU
 from triptych.cost.loads import Floats, Load
 from triptych.cost.operators import Formats, Operator
 from triptych.cost.placement import operators
@@ -40,6 +41,8 @@ def with_efficiency_of_relatives(
     found: dict[str, list[float]] = {name: [] for name in _CLASSES}
     sources = []
     for profile in profiles:
+        if profile.info.device == CPU != device.name:
+            continue  # a relative of nothing but itself, which would have to be measured to tell
         if catalog.device(profile.info.device).architecture == device.architecture:
             before = sum(map(len, found.values()))
             for name, share in _shares(profile):

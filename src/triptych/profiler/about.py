@@ -9,7 +9,7 @@ import psutil
 import torch
 import transformers
 
-from triptych.profiler.machine import cores, processor
+from triptych.catalog.machine import cores, processor
 from triptych.profiles.readers.names import device_of
 from triptych.version import __version__
 

@@ -7,8 +7,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from triptych.catalog.machine import processor
 from triptych.profiler.job import Job, key
-from triptych.profiler.machine import libraries, processor
+from triptych.profiler.machine import libraries
 
 
 class Journal:

@@ -55,7 +55,7 @@ def print_devices(console: Console | None = None) -> None:
             f"{device.idle_watts:.0f}-{device.peak_watts:.0f}",
             f"{device.dollars_per_hour:.2f}",
         )
-    _print(console, table, _DEVICES)
+    _print(console, table, f"{_DEVICES}\nCPU: as measured at hand: {catalog.device('CPU').architecture}.")
     nodes = _table("node", "devices", "topology", "network", "\nGB/s", left=("node", "topology", "network"))
     for name in catalog.node_names():
         node = catalog.node(name)

@@ -5,7 +5,13 @@ Where nothing is there, it counts from the working directory.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """Where what can be worked out or measured again is kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "triptych"
 
 
 def existing(name: str, file: str | Path | None = None) -> Path | None:

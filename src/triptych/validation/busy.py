@@ -6,7 +6,7 @@ import os
 import time
 from pathlib import Path
 
-from triptych.profiler.machine import cores
+from triptych.catalog.machine import cores
 
 _STAT = Path("/proc/stat")
 _BUSY_FIELDS = (0, 1, 2, 5, 6, 7)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from triptych.profiler.machine import cores
+from triptych.catalog.machine import cores
 from triptych.record import Run, summarise
 from triptych.report.compare import Comparison
 from triptych.report.format import count, number, percent
