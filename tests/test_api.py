@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 
 import triptych
 from triptych import Deployment, Run, SpecError, WorkloadSpec, catalog
 from triptych.plan import plan_pools
 from triptych.record.run import STATUSES
+from triptych.spec.yaml import dump_yaml, parse_yaml
 
 TRACES = Path(__file__).parents[1].parent / "shared/data/traces"
 
@@ -44,7 +44,7 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
     """A deployment and a workload, written down."""
     paths = tmp_path / "deployment.yaml", tmp_path / "workload.yaml"
     for path, data in zip(paths, (DEPLOYMENT, WORKLOAD), strict=True):
-        path.write_text(yaml.safe_dump(data), encoding="utf-8")
+        path.write_text(dump_yaml(data), encoding="utf-8")
     return paths
 
 
@@ -102,9 +102,9 @@ def test_overrides_change_either_file(files: tuple[Path, Path]) -> None:
     run = triptych.simulate(*files, overrides=overrides)
     assert len(run) == 7
     assert len(run.instances) == 3
-    declared = Deployment.parse(yaml.safe_load(run.deployment_yaml))
+    declared = Deployment.parse(parse_yaml(run.deployment_yaml))
     assert declared.pools["all"].instances == 3
-    assert yaml.safe_load(run.workload_yaml)["arrivals"]["rate"] == 5
+    assert parse_yaml(run.workload_yaml)["arrivals"]["rate"] == 5
 
 
 def test_a_wrong_override_names_its_field_and_file(files: tuple[Path, Path]) -> None:
@@ -332,7 +332,7 @@ def test_images_go_through_three_pools(simulate: Callable[..., Run]) -> None:
 def test_a_text_model_takes_no_images(simulate: Callable[..., Run], files: tuple[Path, Path]) -> None:
     with pytest.raises(SpecError, match="images: opt-125m takes no images"):
         simulate(images=IMAGES)
-    files[1].write_text(yaml.safe_dump({**WORKLOAD, "images": IMAGES}), encoding="utf-8")
+    files[1].write_text(dump_yaml({**WORKLOAD, "images": IMAGES}), encoding="utf-8")
     with pytest.raises(SpecError, match=r"workload\.yaml: images: opt-125m takes no images"):
         triptych.simulate(*files)
 

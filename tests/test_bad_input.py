@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-import yaml
 
 from triptych.cli import main
+from triptych.spec.yaml import dump_yaml, parse_yaml
 
 Data = dict[str, Any]
 
-BASES: dict[str, Data] = yaml.safe_load("""
+BASES: dict[str, Data] = parse_yaml("""
 text:
   model: opt-125m
   pools:
@@ -43,7 +43,7 @@ moe:
   pools:
     all: {phases: [prefill, decode], device: H100, scheduler: {policy: unified}}
 """)
-WORKLOAD: Data = yaml.safe_load("""
+WORKLOAD: Data = parse_yaml("""
 requests: 3
 arrivals: {kind: poisson, rate: 2}
 prompt: {kind: fixed, tokens: 100}
@@ -58,7 +58,7 @@ CONFIG: Data = {
     "vocab_size": 100,
     "max_position_embeddings": 128,
 }
-GROUPS: dict[str, list[Data]] = yaml.safe_load(
+GROUPS: dict[str, list[Data]] = parse_yaml(
     Path(__file__).with_suffix("").with_name("bad_input.yaml").read_text(encoding="utf-8")
 )
 CASES = [
@@ -112,7 +112,7 @@ def changed(base: Data, changes: Data) -> str:
             del node[name]
         else:
             node[name] = value
-    return yaml.safe_dump(data, sort_keys=False)
+    return dump_yaml(data)
 
 
 def write_files(case: Data) -> None:
@@ -123,9 +123,9 @@ def write_files(case: Data) -> None:
         "w.yaml": changed(WORKLOAD, case.get("workload", {})),
     }
     if "config" in case:
-        files["m/config.json"] = json.dumps(yaml.safe_load(changed(CONFIG, case["config"])))
+        files["m/config.json"] = json.dumps(parse_yaml(changed(CONFIG, case["config"])))
     if "trace" in case:
-        files["w.yaml"] = yaml.safe_dump({"trace": case["trace"]})
+        files["w.yaml"] = dump_yaml({"trace": case["trace"]})
     for name, content in {**files, **case.get("files", {})}.items():
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).write_bytes(content.encode("latin-1"))
@@ -193,7 +193,7 @@ DIGITS = "9" * 5_000
 @pytest.mark.parametrize("number", [DIGITS, f"-{DIGITS}"])
 def test_a_number_of_thousands_of_digits(number: str, here: Path, triptych: Triptych) -> None:
     Path("w.yaml").write_text(f"requests: {number}\n")
-    says = "w.yaml: line 1: not valid YAML: '...9... cannot be read as a value; mend it, or put it in quotes"
+    says = "w.yaml: line 1: not valid YAML: '...9... cannot be read as a value; correct it, or put it in quotes"
     assert_refused(triptych(*SIMULATE), says, here)
 
 
@@ -205,7 +205,7 @@ def test_a_hexadecimal_number_of_thousands_of_digits(here: Path, triptych: Tript
 
 
 def test_an_override_of_thousands_of_digits(here: Path, triptych: Triptych) -> None:
-    says = f"--set seed={DIGITS}: the value is not valid YAML"
+    says = f"--set seed={DIGITS}: the value is not valid YAML: '99...99... cannot be read as a value; ..."
     assert_refused(triptych(*SIMULATE, "--set", f"seed={DIGITS}"), says, here)
 
 

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from cases.case import Case
 from triptych import catalog
 from triptych.profiles.library import load_profile
 from triptych.spec.deployment import Deployment
+from triptych.spec.yaml import parse_yaml
 from triptych.workload import Requests
 
 _DEFAULTS = {
@@ -80,7 +80,7 @@ def _case(root: Path, profile: Path, model: str, device: str) -> Case:
 
 @cache
 def _flags() -> dict[str, dict[str, Any]]:
-    flags: dict[str, dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("flags.yaml").read_text())
+    flags: dict[str, dict[str, Any]] = parse_yaml(Path(__file__).with_name("flags.yaml").read_text())
     return flags
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+
+from triptych.spec.yaml import dump_yaml
 
 DATA = Path(__file__).parents[2].parent / "shared/data"
 published = pytest.mark.skipif(not DATA.is_dir(), reason="needs the published data in ../shared/data")
@@ -62,7 +63,7 @@ def vllm_folder(path: Path) -> Path:
         "measurement_iterations": 3,
     }
     path.mkdir(parents=True)
-    (path / "meta.yaml").write_text(yaml.safe_dump(meta), encoding="utf-8")
+    (path / "meta.yaml").write_text(dump_yaml(meta), encoding="utf-8")
     weights = {
         "layernorm": 0,
         "qkv_proj": 4096 * (4096 + 2048),

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from tests.profiles.data import DATA, edit, published, write_csv
 
 from triptych.profiles.readers.skew import Axis, read_skew
 from triptych.spec.base import SpecError
+from triptych.spec.yaml import dump_yaml, parse_yaml
 
 PROFILES = DATA / "vllm_rtx/profiles"
 ROWS = {
@@ -26,7 +26,7 @@ ROWS = {
 
 def folder(path: Path, **fit: Any) -> Path:
     path.mkdir(parents=True)
-    (path / "meta.yaml").write_text(yaml.safe_dump({"skew_fit": fit}), encoding="utf-8")
+    (path / "meta.yaml").write_text(dump_yaml({"skew_fit": fit}), encoding="utf-8")
     write_csv(path / "tp1/skew_fit.csv", ROWS)
     return path / "tp1"
 
@@ -77,7 +77,7 @@ def test_a_limit_belongs_to_the_bucket_below_it() -> None:
 )
 def test_a_published_table_has_all_samples_that_its_origin_names(path: Path) -> None:
     skew = read_skew(path)
-    meta = yaml.safe_load((path.parent / "meta.yaml").read_text(encoding="utf-8"))["skew_fit"]
+    meta = parse_yaml((path.parent / "meta.yaml").read_text(encoding="utf-8"))["skew_fit"]
     lines = (path / "skew_fit.csv").read_text(encoding="utf-8").splitlines()[1:]
     assert len(skew.alphas) == len(lines)
     assert skew.enabled == meta["enabled"]

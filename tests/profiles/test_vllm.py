@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from tests.profiles.data import DATA, edit, published, scale, vllm_folder, write_csv
 
 from triptych import catalog
 from triptych.profiles.readers.vllm import is_vllm, read_vllm
 from triptych.spec.base import SpecError
+from triptych.spec.yaml import dump_yaml, parse_yaml
 
 PROFILES = DATA / "vllm_rtx/profiles"
 CASES = {
@@ -109,8 +109,8 @@ def test_other_folders_are_told_apart(tmp_path: Path) -> None:
 def meta(**changes: Any) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         about = folder / "meta.yaml"
-        data = yaml.safe_load(about.read_text(encoding="utf-8"))
-        about.write_text(yaml.safe_dump({**data, **changes}), encoding="utf-8")
+        data = parse_yaml(about.read_text(encoding="utf-8"))
+        about.write_text(dump_yaml({**data, **changes}), encoding="utf-8")
 
     return change
 

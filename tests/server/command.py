@@ -17,8 +17,9 @@ from typing import Any
 import httpx
 import openai
 import psutil
-import yaml
 from tests.engine import tiny
+
+from triptych.spec.yaml import dump_yaml, parse_yaml
 
 ROOT = Path(__file__).parents[2]
 SERVE = ("-m", "triptych", "serve")
@@ -77,7 +78,7 @@ def declare(config: Path, folder: Path, **pool: Any) -> Path:
         usual["embedding_cache"] = "1 MB"
     file = folder / "deployment.yaml"
     declared = {"model": f"random:{config}", "pools": {"all": usual | pool}}
-    file.write_text(yaml.safe_dump(declared), encoding="utf-8")
+    file.write_text(dump_yaml(declared), encoding="utf-8")
     return file
 
 
@@ -97,7 +98,7 @@ def served(
         process = subprocess.Popen(words, cwd=ROOT, env=variables, stderr=said)
     try:
         url = _address(process, log)
-        model = yaml.safe_load(deployment.read_text(encoding="utf-8"))["model"]
+        model = parse_yaml(deployment.read_text(encoding="utf-8"))["model"]
         yield Process(process, url, model, folder / "record")
     finally:
         process.kill()

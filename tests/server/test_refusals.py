@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-import yaml
 from tests.engine import tiny
 
 from triptych.engine import servable
 from triptych.engine.server.main import serve
 from triptych.engine.server.server import Settings
 from triptych.spec.base import SpecError
+from triptych.spec.yaml import dump_yaml
 
 from .command import ROOT, declare
 from .serving import make_server
@@ -23,7 +23,7 @@ from .serving import make_server
 
 def deployment(folder: Path, pools: dict[str, Any], model: str = "random:opt-125m") -> Path:
     file = folder / "deployment.yaml"
-    file.write_text(yaml.safe_dump({"model": model, "pools": pools}), encoding="utf-8")
+    file.write_text(dump_yaml({"model": model, "pools": pools}), encoding="utf-8")
     return file
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import yaml
 from tests.engine import tiny
 
 from triptych.engine.tokenizer import load_tokenizer
 from triptych.spec.deployment import Deployment
+from triptych.spec.yaml import dump_yaml, parse_yaml
 
 from .command import declare, served
 
@@ -18,8 +18,8 @@ def test_a_checkpoint_beside_the_deployment(tmp_path: Path) -> None:
     tiny.build("llama", tmp_path, device="cpu").model.save_pretrained(tmp_path / "weights")
     load_tokenizer(f"random:{config}").save_pretrained(tmp_path / "weights")
     file = declare(config, tmp_path)
-    declared = {**yaml.safe_load(file.read_text(encoding="utf-8")), "model": "weights"}
-    file.write_text(yaml.safe_dump(declared), encoding="utf-8")
+    declared = {**parse_yaml(file.read_text(encoding="utf-8")), "model": "weights"}
+    file.write_text(dump_yaml(declared), encoding="utf-8")
     with served(file, "--port", "0", "--record", str(tmp_path / "record")) as server:
         (model,) = server.client.models.list().data
         assert model.id == "weights"

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
 from triptych.spec.base import Spec, SpecError, apply_override, did_you_mean, read_yaml
+from triptych.spec.yaml import parse_yaml
 
 
 class Wheel(Spec):
@@ -208,8 +208,14 @@ class TestOverride:
             ("a.b.3=3", "--set a.b.3=3: a.b is a list of 3; count from 0"),
             ("a.b.c=3", "--set a.b.c=3: a.b is a list of 3; count from 0"),
             ("a.b.-1=3", "--set a.b.-1=3: a.b is a list of 3; count from 0"),
-            ("d={", "--set d={: the value is not valid YAML"),
-            ("d={x: 1, x: 2}", "--set d={x: 1, x: 2}: the value is not valid YAML"),
+            (
+                "d={",
+                "--set d={: the value is not valid YAML: expected the node content, but found '<stream end>'",
+            ),
+            (
+                "d={x: 1, x: 2}",
+                "--set d={x: 1, x: 2}: the value is not valid YAML: the key 'x' is given twice; remove one",
+            ),
         ],
     )
     def test_says_what_it_cannot_set(self, override: str, says: str) -> None:
@@ -242,4 +248,4 @@ def test_a_declaration_comes_back_from_its_own_yaml(
     vehicle = Vehicle.parse(
         {"name": name, "weight": weight, "parts": parts, "ride": ride, "stops": stops, "from": origin}
     )
-    assert Vehicle.parse(yaml.safe_load(vehicle.to_yaml())) == vehicle
+    assert Vehicle.parse(parse_yaml(vehicle.to_yaml())) == vehicle

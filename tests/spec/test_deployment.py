@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from triptych.spec.base import SpecError
 from triptych.spec.deployment import Deployment, Parallelism, Pool
+from triptych.spec.yaml import parse_yaml
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples/deployments").glob("*.yaml"))
 
@@ -53,12 +53,12 @@ def test_an_instance_takes_tensor_x_pipeline_x_data_devices() -> None:
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_every_example_comes_back_from_its_own_yaml(path: Path) -> None:
     declared = Deployment.load(path)
-    assert Deployment.parse(yaml.safe_load(declared.to_yaml())) == declared
+    assert Deployment.parse(parse_yaml(declared.to_yaml())) == declared
 
 
 def test_links_come_back_under_the_names_they_are_written_with() -> None:
     declared = Deployment.parse(split(links=[{"from": "p", "to": "d", "bandwidth": "25 GB/s"}]))
-    again = yaml.safe_load(declared.to_yaml())
+    again = parse_yaml(declared.to_yaml())
     assert again["links"] == [{"from": "p", "to": "d", "bandwidth": 25e9, "latency": 0.0}]
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from triptych.spec.base import SpecError
 from triptych.spec.slo import Slo
 from triptych.spec.workload import WorkloadSpec
+from triptych.spec.yaml import parse_yaml
 
 PLAIN: dict[str, Any] = {
     "requests": 5,
@@ -57,7 +57,7 @@ def test_quantiles_are_put_in_order() -> None:
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_every_example_comes_back_from_its_own_yaml(path: Path) -> None:
     spec = WorkloadSpec.load(path)
-    assert WorkloadSpec.parse(yaml.safe_load(spec.to_yaml())) == spec
+    assert WorkloadSpec.parse(parse_yaml(spec.to_yaml())) == spec
 
 
 def test_there_are_examples() -> None:
@@ -112,7 +112,7 @@ class TestSlo:
 
     def test_it_comes_back_from_its_own_yaml(self) -> None:
         slo = Slo.parse({"tpot": {"p99.9": 0.2}})
-        assert Slo.parse(yaml.safe_load(slo.to_yaml())) == slo
+        assert Slo.parse(parse_yaml(slo.to_yaml())) == slo
 
 
 WRONG: list[tuple[str, dict[str, Any], str, str]] = [

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
@@ -22,6 +21,7 @@ from triptych.spec.base import SpecError
 from triptych.spec.calibration import Calibration, Factors
 from triptych.spec.deployment import Deployment
 from triptych.spec.workload import WorkloadSpec
+from triptych.spec.yaml import parse_yaml
 from triptych.validation import calibrate as calibrate_module
 from triptych.validation import calibration_fit as fit_module
 from triptych.validation.calibrate import ALL, Calibrated, Errors, Judged, calibrate, host_time
@@ -70,7 +70,7 @@ calibrations = st.builds(
 
 
 def declared(deployment: str = DEPLOYMENT) -> Deployment:
-    return Deployment.parse(yaml.safe_load(deployment))
+    return Deployment.parse(parse_yaml(deployment))
 
 
 def simulated(deployment: str = DEPLOYMENT, **workload: Any) -> Run:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from tests.record import build
 
 from triptych import simulate
@@ -15,12 +14,13 @@ from triptych.plan import plan_pools
 from triptych.record import LaneLog, Run
 from triptych.spec.deployment import Deployment
 from triptych.spec.workload import WorkloadSpec
+from triptych.spec.yaml import parse_yaml
 from triptych.validation.calibrate import calibrated
 from triptych.validation.during import during
 from triptych.validation.speed import speed_notes
 
 DEPLOYMENT = Deployment.parse(
-    yaml.safe_load(
+    parse_yaml(
         """
         model: Qwen2.5-VL-7B
         pools:

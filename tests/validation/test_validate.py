@@ -16,7 +16,6 @@ import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
-import yaml
 
 from triptych import catalog, simulate
 from triptych.plan import PoolPlan, plan_pools
@@ -25,6 +24,7 @@ from triptych.spec.base import SpecError
 from triptych.spec.calibration import Calibration
 from triptych.spec.deployment import Deployment
 from triptych.spec.workload import WorkloadSpec
+from triptych.spec.yaml import dump_yaml, parse_yaml
 from triptych.validation import console, profiling, server
 from triptych.validation.api import validate
 from triptych.validation.console import validate_and_report
@@ -74,7 +74,7 @@ def workload(tmp_path: Path) -> Path:
 
 
 def _file(path: Path, **fields: Any) -> Path:
-    path.write_text(yaml.safe_dump(fields), encoding="utf-8")
+    path.write_text(dump_yaml(fields), encoding="utf-8")
     return path
 
 
@@ -440,7 +440,7 @@ class TestInterrupts:
     def test_a_signal_ends_the_server_too(
         self, number: int, times: int, deployment: Path, workload: Path, tmp_path: Path
     ) -> None:
-        _file(workload, **{**yaml.safe_load(workload.read_text()), "requests": MANY, "arrivals": _SLOW})
+        _file(workload, **{**parse_yaml(workload.read_text()), "requests": MANY, "arrivals": _SLOW})
         words = [str(Path(__file__).with_name("run_alone.py")), str(deployment), str(workload)]
         process = subprocess.Popen(
             [sys.executable, *words, str(tmp_path / "out")], stderr=subprocess.PIPE, env={**os.environ}

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 
 from triptych.spec.workload import Caps, WorkloadSpec
+from triptych.spec.yaml import parse_yaml
 from triptych.workload.lengths import cut_to_caps, draw_lengths
 from triptych.workload.streams import stream
 
@@ -79,7 +79,7 @@ AZURE_CONVERSATIONS = {
 @pytest.mark.parametrize("part", ["prompt", "output"])
 def test_the_chat_example_is_as_long_as_the_azure_trace(draw: Draw, part: str) -> None:
     mean, *percentiles = AZURE_CONVERSATIONS[part]
-    drawn = draw(**yaml.safe_load(CHAT.read_text())[part])
+    drawn = draw(**parse_yaml(CHAT.read_text())[part])
     assert drawn.mean() == pytest.approx(mean, rel=0.015)
     assert np.percentile(drawn, [50, 90, 99]) == pytest.approx(percentiles, rel=0.01)
 

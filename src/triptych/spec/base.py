@@ -8,9 +8,10 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Self, get_origin
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
+
+from triptych.spec.yaml import NotYamlError, dump_yaml, parse_yaml
 
 _CLOSE = 0.7
 """Likeness (of `difflib`) from which a name is taken to be a misspelling of another."""
@@ -98,7 +99,7 @@ class Spec(BaseModel):
     def to_yaml(self) -> str:
         """The declaration as YAML that `load` reads back to an equal object."""
         data = self.model_dump(mode="json", exclude_none=True, by_alias=True)
-        return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+        return dump_yaml(data)
 
 
 def read_yaml(path: str | Path) -> Any:
@@ -115,19 +116,10 @@ def read_yaml(path: str | Path) -> Any:
         reason = getattr(error, "strerror", None) or "not a UTF-8 text file"
         raise SpecError("", f"cannot be read: {reason}", file=path) from None
     try:
-        return yaml.load(text, Loader=_UniqueKeyLoader)
-    except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        problem = f"not valid YAML: the character U+{error.character:04X} is not allowed; remove it"
-        raise SpecError(f"line {line}", problem, file=path) from None
-    except yaml.MarkedYAMLError as error:
-        field = f"line {error.problem_mark.line + 1}" if error.problem_mark is not None else ""
-        problem = error.problem or "not readable"
-        if problem.startswith("but"):
-            problem = f"{error.context}, {problem}"
-        raise SpecError(field, f"not valid YAML: {problem}", file=path) from None
-    except RecursionError:
-        raise SpecError("", "not valid YAML: nested too deeply", file=path) from None
+        return parse_yaml(text)
+    except NotYamlError as error:
+        field = "" if error.line is None else f"line {error.line}"
+        raise SpecError(field, f"not valid YAML: {error}", file=path) from None
 
 
 def did_you_mean(given: object, names: Iterable[str]) -> str:
@@ -147,9 +139,9 @@ def apply_override(data: Any, override: str) -> None:
     if not equals or not all(keys):
         raise SpecError(f"--set {override}", "write it as path.to.field=value")
     try:
-        value = yaml.load(text, Loader=_UniqueKeyLoader)
-    except (yaml.YAMLError, RecursionError):
-        raise SpecError(f"--set {override}", "the value is not valid YAML") from None
+        value = parse_yaml(text)
+    except NotYamlError as error:
+        raise SpecError(f"--set {override}", f"the value is not valid YAML: {error}") from None
     node = data
     for depth, key in enumerate(keys):
         last = depth == len(keys) - 1
@@ -167,30 +159,6 @@ def apply_override(data: Any, override: str) -> None:
         else:
             at = ".".join(keys[:depth])
             raise SpecError(f"--set {override}", f"{at} is a plain value and has no field {key!r}")
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """Safe YAML in which a key given twice is an error instead of the last one winning."""
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        # On the nodes as written: values that are merged in by `<<` may well be given again.
-        node = super().compose_mapping_node(anchor)
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    problem = f"the key {key.value!r} is given twice; remove one"
-                    raise yaml.composer.ComposerError(None, None, problem, key.start_mark)
-                seen.add(key.value)
-        return node
-
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        # PyYAML passes on whatever int, float, datetime and its own tables raise on what only looks right.
-        try:
-            return super().construct_object(node, deep)
-        except (ValueError, OverflowError, LookupError, AttributeError):
-            problem = f"{shown(node.value)} cannot be read as a value; mend it, or put it in quotes"
-            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
 
 
 def _one_line(text: str) -> str:
