@@ -8,7 +8,7 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 OUT ?= runs/gpu-results
 WHEELS ?= runs/gpu-wheels
-GPU = $(if $(ONLY),--only $(ONLY)) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(RESUME),--resume $(RESUME)) \
+GPU = $(if $(ONLY),--only $(ONLY)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(RESUME),--resume $(RESUME)) \
   $(if $(REHEARSE),--rehearse)
 # make demo TRACE=AzureLLMInferenceTrace_conv.csv replays a trace of the Azure Public Dataset 2023.
 TRACE ?=
@@ -40,7 +40,7 @@ format: $(DEV)/installed
 bench: $(VENV)/installed  ## how fast the simulator is
 	$(BIN)/python benchmarks/simulator.py
 
-gpu:  ## tests, speed, profiles, validation on the CUDA device at hand, by the Python at hand: docs/profiling.md
+gpu:  ## tests, passes, profiles, validation on the CUDA device at hand in 8 minutes, by the Python at hand
 	$(PYTHON) benchmarks/gpu.py --out $(OUT) --wheels $(WHEELS) $(GPU)
 
 gpu-wheels:  ## packages for `make gpu` on a machine that reaches no index: make gpu-wheels FOR=3.12

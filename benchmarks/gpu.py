@@ -1,4 +1,4 @@
-"""All that wants a GPU, in one go: each part is bounded in time, and keeps what it has when it is cut off.
+"""What a GPU has to show, in one run of eight minutes: each part is bounded, and a cut loses the rest only.
 
     python benchmarks/gpu.py --out DIR [--device H200] [--only PART,PART] [--seconds N] [--wheels DIR]
 
@@ -8,9 +8,8 @@ them three files in `--out` hold all of it: summary.md, about.json, and results.
 goes on.
 
 engine_tests   tests/engine on the GPU
-decode_*       decodes by plain passes and by CUDA graphs, beside the bandwidth's bound
-engine_speed   benchmarks/engine.py: beside Hugging Face generate and continuous batching
-profile_*      operators of a model at all degrees of tensor parallelism; they share the time that is left
+decode_*       decodes, by plain passes and by graphs, and prompts beside `generate` and the device's bounds
+profile_*      operators of a model; they share the time that the others leave
 validate_*     `triptych validate` at half and at 85 % of capacity, on the profile just measured
 """
 
@@ -42,9 +41,9 @@ _SITE = "site"
 """Folder for packages; not among the results."""
 _LARGE = 16e6
 """Bytes of results beyond which it is said what takes them."""
-_LATE = 30
+LATE = 10
 """Seconds that a part which measures may take longer than it should, before it is cut off."""
-_GRACE = 10
+_GRACE = 5
 """Seconds that a part has to write what it has, after each of the signals that end it."""
 
 
@@ -54,8 +53,9 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for the three files")
     parser.add_argument("--work", type=Path, default=ROOT / "runs/gpu", help="folder for what parts write")
     parser.add_argument("--device", default="H200", help="name in the device catalogue of the one at hand")
-    parser.add_argument("--minutes", type=float, default=8.0, help="of profiling, all models together")
-    parser.add_argument("--seconds", type=float, help="for all parts; those that come too late are left out")
+    parser.add_argument(
+        "--minutes", type=float, default=8.0, help="for all parts; what comes too late is left out"
+    )
     parser.add_argument("--only", default="", help="parts whose names begin so: engine,profile_Llama")
     parser.add_argument("--wheels", type=Path, help="folder of packages that this Python may lack")
     parser.add_argument("--resume", type=Path, metavar="FILE", help="results.tar.gz of an earlier call")
@@ -63,7 +63,7 @@ def main() -> int:
     options = parser.parse_args()
     # What is started in a shell's background ignores Ctrl-C, as would the parts, which are cut off by it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    until = time.monotonic() + (options.seconds or float("inf"))
+    until = time.monotonic() + options.minutes * 60
     if not options.rehearse and not torch.cuda.is_available():
         print("gpu: torch finds no CUDA device; --rehearse runs all of it on the CPU", file=sys.stderr)
         return 2
@@ -83,11 +83,8 @@ def main() -> int:
         parser.error(f"the name of no part begins with {options.only}")
     results: dict[str, str] = {}
     shown: list[str] = []
-    measuring = options.minutes * 60
     for place, part in enumerate(chosen):
-        seconds = budget(part, chosen[place + 1 :], until - time.monotonic(), measuring)
-        if part.weight and not part.is_done:
-            measuring -= seconds - AROUND
+        seconds = budget(part, chosen[place + 1 :], until - time.monotonic())
         results[part.name] = result = run(part, work, seconds)
         shown.append(f"## {part.name}: {result}\n\n```\n{end_of(work / f'{part.name}.txt')}\n```\n")
         print(shown[-1], flush=True)
@@ -108,19 +105,22 @@ def add_packages(wheels: Path, site: Path) -> None:
     importlib.invalidate_caches()
 
 
-def budget(part: Part, later: Sequence[Part], left: float, measuring: float) -> float:
+def budget(part: Part, later: Sequence[Part], left: float) -> float:
     """Seconds for a part.
 
     Args:
         part: the next.
         later: those behind it.
         left: seconds there are for all.
-        measuring: of these that may be spent on parts that take as long as they are given.
+
+    Returns:
+        All that is left, or, for a part that takes as long as it is given, its share of what the bounds of
+        the others leave.
     """
     if not part.weight:
         return left
     rest = [part, *(each for each in later if each.weight and not each.is_done)]
-    free = min(measuring, left - AROUND * len(rest))
+    free = left - sum(each.seconds for each in later if not each.weight) - (AROUND + LATE) * len(rest)
     return AROUND + free * part.weight / sum(each.weight for each in rest)
 
 
@@ -146,7 +146,7 @@ def run(part: Part, work: Path, left: float) -> str:
     arguments, seconds = list(part.arguments), min(part.seconds, left)
     if part.weight:
         arguments += ["--minutes", f"{(seconds - AROUND) / 60:.2f}"]
-        seconds += _LATE
+        seconds += LATE
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "COLUMNS": "110", **part.environment}
     environment["TRIPTYCH_PROFILES"] = str(work / "profiles")  # where `validate` looks first
     paths = [str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")]), str(work / _SITE)]

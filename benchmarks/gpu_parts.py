@@ -1,4 +1,7 @@
-"""The parts of `make gpu`, on a GPU or rehearsed on the CPU: what each runs and needs, and for how long."""
+"""The parts of `make gpu`, on a GPU or rehearsed on the CPU: what each runs and needs, and for how long.
+
+They come in the order of their worth, and together fit into eight minutes: whoever is cut off has the first.
+"""
 
 from __future__ import annotations
 
@@ -60,11 +63,9 @@ class Place:
     tests: tuple[str, ...]
     """Files, and options of pytest."""
     decoded: tuple[str, ...]
-    """Models whose decodes are timed."""
+    """Models whose decodes and prompts are timed."""
     decode: tuple[str, ...]
     """Options of `decode.py`."""
-    speed: tuple[str, ...]
-    """Options of `engine.py`."""
     profiled: Mapping[str, str]
     """Model -> degrees of tensor parallelism that divide its heads."""
     profile: tuple[str, ...]
@@ -89,18 +90,10 @@ def gpu(device: str) -> Place:
         device,
         tests=(*tests, "tests/engine", *workers),
         decoded=("OPT-125M", "Llama-3-8B"),
-        decode=(),
-        speed=("--chunk", "8192"),
-        # The two that are validated come first.
-        profiled={
-            "OPT-125M": "1,2,4",
-            "Llama-3-8B": "1,2,4,8",
-            "Qwen2.5-VL-7B": "1,2,4",
-            "Qwen3-30B-A3B": "1,2,4,8",
-            "Qwen2.5-VL-72B": "1,2,4,8",
-        },
+        decode=("--prompts", "512,4096", "--generate"),
+        profiled={"Qwen2.5-VL-7B": "1", "OPT-125M": "1"},
         profile=(),
-        validated=("OPT-125M", "Llama-3-8B"),
+        validated=("OPT-125M",),
         pool={"scheduler": {"policy": "unified", "max_batch": 128, "max_tokens": 8192}, "kv_blocks": 12_000},
         workload={
             "requests": 200,
@@ -126,9 +119,8 @@ def rehearsal(work: Path) -> Place:
         "CPU",
         tests=("tests/engine/test_varlen.py", "-k", "kernel"),
         decoded=(str(model),),
-        decode=("--batches", "1,2", "--context", "32", "--repeats", "2"),
-        speed=("--quick",),
-        profiled={str(model): "1,2"},
+        decode=("--batches", "1,2", "--context", "32", "--repeats", "2", "--prompts", "32", "--generate"),
+        profiled={str(model): "1"},
         profile=limits,
         validated=(str(model),),
         pool={"scheduler": {"policy": "unified", "max_batch": 4, "max_tokens": 64}, "kv_blocks": 64},
@@ -142,19 +134,16 @@ def rehearsal(work: Path) -> Place:
 
 
 def parts(place: Place, work: Path) -> list[Part]:
-    """All, in the order of their worth; they write to `work`."""
+    """All, in the order of their worth; they write to `work`. The seconds of all are eight minutes."""
     pytest = ("-m", "pytest", *place.tests, "-vv", "--tb=short", "-p", "no:cacheprovider", "--durations=5")
     # Tests hold float32 to the CPU's: no products of fewer bits in its place. Each worker has one thread.
     exact = {"TRIPTYCH_TEST_DEVICE": place.kind, "NVIDIA_TF32_OVERRIDE": "0", "OMP_NUM_THREADS": "1"}
-    found = [Part("engine_tests", pytest, 240, TESTS, environment=exact)]
+    found = [Part("engine_tests", pytest, 100, TESTS, environment=exact)]
     device = ("--device", place.device)
     for model in place.decoded:
         file = str(work / f"decode_{name(model)}.json")
         command = ("benchmarks/decode.py", *device, "--model", model, *place.decode, "--json", file)
-        found.append(Part(f"decode_{name(model)}", command, 120, ENGINE))
-    file = str(work / "engine_speed.json")
-    command = ("benchmarks/engine.py", *device, *place.speed, "--json", file)
-    found.append(Part("engine_speed", command, 300, ENGINE))
+        found.append(Part(f"decode_{name(model)}", command, 45, ENGINE))
     for model, degrees in place.profiled.items():
         command = ("-m", "triptych", "profile", "--model", model, "--tp", degrees, "--device", place.kind)
         command += place.profile
@@ -162,7 +151,7 @@ def parts(place: Place, work: Path) -> list[Part]:
         weight = len(degrees.split(","))
         result = work / "profiles" / f"{place.kind}-{name(model).lower()}-bf16.parquet"
         found.append(
-            Part(f"profile_{name(model)}", command, 600, PROFILE, AROUND + 15, weight, profile=result)
+            Part(f"profile_{name(model)}", command, 140, PROFILE, AROUND + 10, weight, profile=result)
         )
     for model in place.validated:
         command = (
@@ -175,7 +164,7 @@ def parts(place: Place, work: Path) -> list[Part]:
             "--no-measure",
         )
         command += ("--load", "0.5,0.85", "--out", str(work / "validate" / name(model)))
-        found.append(Part(f"validate_{name(model)}", command, 240, VALIDATE, least=90))
+        found.append(Part(f"validate_{name(model)}", command, 100, VALIDATE, least=45))
     return found
 
 

@@ -146,11 +146,21 @@ def test_what_measures_shares_the_time_that_is_left(gpu: Any) -> None:
     )
     later = [other, last]
     around = gpu.AROUND
-    assert gpu.budget(other, [last], 500.0, 100.0) == 500.0
-    assert gpu.budget(first, later, float("inf"), 400.0) == around + 300.0
-    assert gpu.budget(first, later, 2 * around + 200.0, 400.0) == around + 150.0
-    assert gpu.budget(last, [], around + 50.0, 400.0) == around + 50.0
-    assert gpu.budget(first, later, 10.0, 400.0) < first.least, "too late: left out"
+    beside = around + gpu.LATE
+    assert gpu.budget(other, [last], 500.0) == 500.0
+    assert gpu.budget(first, later, 2 * beside + other.seconds + 200.0) == around + 150.0
+    assert gpu.budget(last, [], beside + 50.0) == around + 50.0
+    assert gpu.budget(first, later, 10.0) < first.least, "too late: left out"
+
+
+def test_all_of_it_fits_into_eight_minutes(gpu: Any, tmp_path: Path) -> None:
+    found = gpu.parts(gpu.gpu("H200"), tmp_path)
+    left = 8 * 60.0
+    for place, each in enumerate(found):
+        seconds = min(gpu.budget(each, found[place + 1 :], left), each.seconds)
+        assert seconds >= each.least, each.name
+        left -= seconds + (gpu.LATE if each.weight else 0)
+    assert left >= 0
 
 
 def test_a_profile_that_is_complete_is_not_begun_anew(
@@ -169,7 +179,8 @@ def test_a_profile_that_is_complete_is_not_begun_anew(
     complete = "left out: all of it is measured"
     assert about["parts"] == {"complete": complete, "begun": "passed", "new": "passed"}
     later = [results["complete"], results["begun"]]
-    assert gpu.budget(results["new"], later, float("inf"), 200.0) == gpu.AROUND + 100.0
+    both = 2 * (gpu.AROUND + gpu.LATE)
+    assert gpu.budget(results["new"], later, both + 200.0) == gpu.AROUND + 100.0
 
 
 def wheel(folder: Path, name: str) -> Path:
