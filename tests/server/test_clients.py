@@ -13,7 +13,7 @@ import pytest
 from triptych.engine.server.server import Settings
 
 from .serving import Served, running
-from .wire import assert_clean, events, leftovers, post, send_raw
+from .wire import assert_clean, events, post, send_raw
 
 SLOW = {"delay": 0.05}
 """An answer that takes as long as it may."""
@@ -35,7 +35,7 @@ def test_a_client_that_goes_ends_its_request(served: Served, stream: bool) -> No
 
 def test_a_client_that_goes_while_it_sends_leaves_nothing(served: Served) -> None:
     connection = send_raw(served, post("/v1/completions", b'{"prompt": ', length=1000))
-    served.wait_until(lambda: leftovers(served)[0] == 1)
+    served.wait_until(lambda: served.server.front.bodies.held)
     connection.close()
     assert_clean(served)
     assert served.events("submit") == []

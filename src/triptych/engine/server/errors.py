@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 _TYPES = {
+    408: "timeout_error",
     409: "conflict_error",
     500: "server_error",
     503: "overloaded_error",
@@ -45,7 +46,7 @@ class ApiError(Exception):
             headers["retry-after"] = str(RETRY_SECONDS)
         if self.status == 401:
             headers["www-authenticate"] = "Bearer"
-        if self.status == 413:
+        if self.status in (408, 413):
             headers["connection"] = "close"  # what is left of the body would be taken for the next request
         return headers
 

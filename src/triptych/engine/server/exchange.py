@@ -6,8 +6,8 @@ import asyncio
 import logging
 import re
 import uuid
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from time import monotonic
 from typing import Literal
@@ -111,8 +111,7 @@ class Exchange(Response):
             if error is not None:
                 raise error
             async with asyncio.timeout(self._front.request_timeout):
-                with self._front.admitted(id):
-                    await self._answer(id, headers, receive, outlet)
+                await self._answer(id, headers, receive, outlet)
         except ClientGone:
             outcome, error = "aborted", None
         except TimeoutError:
@@ -143,20 +142,29 @@ class Exchange(Response):
         self._front.metrics.answers.labels(self._route, str(outlet.status or 499)).inc()
 
     async def _answer(self, id: str, headers: Headers, receive: Receive, outlet: Outlet) -> None:
+        """Reads the body, and only then takes a place: a client may never send all of it."""
         front = self._front
-        self._enter(1)
-        front.check_loaded()
+        front.check_open()
         body = await front.bodies.read(headers, receive)
         size = len(body)
-        watch = asyncio.create_task(self._watch(receive))
         try:
-            job = await self._read(front, id, body)
-            del body
-            await self._submit(id, job)
-            answer = self._stream if job.stream else self._whole
-            await answer(job, outlet)
+            with front.admitted(id), self._watched(receive):
+                self._enter(1)
+                job = await self._read(front, id, body)
+                del body
+                await self._submit(id, job)
+                answer = self._stream if job.stream else self._whole
+                await answer(job, outlet)
         finally:
             front.bodies.release(size)
+
+    @contextmanager
+    def _watched(self, receive: Receive) -> Iterator[None]:
+        """While it is noted whether the client closes the connection."""
+        watch = asyncio.create_task(self._watch(receive))
+        try:
+            yield
+        finally:
             watch.cancel()
 
     async def _watch(self, receive: Receive) -> None:

@@ -14,7 +14,7 @@ from triptych.engine.server.prompts import Prompts
 
 
 class Queue:
-    """Counts answers that have no token yet, from the arrival of their request on.
+    """Counts answers that have no token yet, from when the body of their request has come.
 
     Args:
         limit: how many there may be.
@@ -24,14 +24,18 @@ class Queue:
         self.limit = limit
         self.length = 0
 
-    def enter(self, answers: int) -> None:
-        """Takes places.
+    def check(self, answers: int) -> None:
+        """Sees to it that there are places.
 
         Raises:
             ApiError: status 503: there are not enough.
         """
         if self.length + answers > self.limit:
             raise unavailable(f"the queue of {self.limit} requests is full; try again", "server_overloaded")
+
+    def enter(self, answers: int) -> None:
+        """Takes places; raises as `check`."""
+        self.check(answers)
         self.length += answers
 
     def leave(self, answers: int) -> None:
@@ -84,15 +88,25 @@ class Front:
             raise unavailable("the model is being loaded; try again", "server_not_ready")
         return self.client.ready.max_context
 
-    @contextmanager
-    def admitted(self, id: str) -> Iterator[None]:
-        """While a request is answered.
+    def check_open(self) -> None:
+        """Sees to it that a request would be admitted, before its body is read.
 
         Raises:
-            ApiError: status 503: the server is stopping; 409: another request of this id is being answered.
+            ApiError: status 503: the server is stopping or not ready yet, or its queue is full.
         """
         if self.draining:
             raise unavailable("the server is stopping", "server_stopping")
+        self.queue.check(1)
+        self.check_loaded()
+
+    @contextmanager
+    def admitted(self, id: str) -> Iterator[None]:
+        """While a request is answered, from when its body has come.
+
+        Raises:
+            ApiError: as `check_open`; status 409: another request of this id is being answered.
+        """
+        self.check_open()
         if id in self._ids:
             raise ApiError(409, f"a request with the id {id} is under way", code="duplicate_request_id")
         self._ids.add(id)

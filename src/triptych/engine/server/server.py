@@ -6,10 +6,9 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -17,6 +16,7 @@ import uvicorn
 from triptych.engine.server.app import make_app
 from triptych.engine.server.body import Bodies
 from triptych.engine.server.client import Client
+from triptych.engine.server.connections import Connection, HttpServer
 from triptych.engine.server.fetch import ImageSource
 from triptych.engine.server.front import Front, Queue
 from triptych.engine.server.gate import Gate, check_exposure, is_loopback
@@ -110,6 +110,7 @@ class Server:
         self._load = load
         config = uvicorn.Config(
             Gate(make_app(self.front), key=settings.api_key, loopback=is_loopback(address)),
+            http=Connection,
             access_log=False,
             log_level="warning",
             lifespan="off",
@@ -119,7 +120,7 @@ class Server:
             timeout_graceful_shutdown=5,
         )
         self.loop_factory = config.get_loop_factory()
-        self._http = _Http(config, self.interrupt)
+        self._http = HttpServer(config, self.interrupt)
         self._signals = 0
         self._interrupted = asyncio.Event()
         self._hurried = asyncio.Event()
@@ -217,29 +218,6 @@ class Server:
 async def _first(*tasks: asyncio.Task[Any]) -> None:
     """Waits until one of them has ended."""
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-
-
-class _Http(uvicorn.Server):
-    """uvicorn, which leaves it to others what signals do.
-
-    Args:
-        config: of uvicorn.
-        interrupt: called in the event loop when a signal comes.
-    """
-
-    def __init__(self, config: uvicorn.Config, interrupt: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._interrupt = interrupt
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        self._loop = asyncio.get_running_loop()
-        await super().serve(sockets)
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Notes a signal; it comes in the midst of anything."""
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._interrupt)
 
 
 def _listen(host: str, port: int) -> socket.socket:
