@@ -41,6 +41,16 @@ def watch(scheduler: Scheduler) -> list[object]:
     return batches
 
 
+class Retracing(Simulator):
+    """A simulator whose requests may also stop: the token that says so is theirs, unlike an abort's."""
+
+    def _give_up(self, now: float, request: Request) -> None:
+        if self.traffic.stops(request.id):  # type: ignore[attr-defined]
+            self.drop(request, Status.FINISHED, now)
+        else:
+            super()._give_up(now, request)
+
+
 class Retraced:
     """The requests of a recorded run, as traffic of the simulator."""
 
@@ -50,17 +60,17 @@ class Retraced:
         recorder = log.recorder
         self._requests = requests
         self._arrival = list(recorder.arrival)
-        finished = STATUSES.index(Status.FINISHED.value)
         rejected = STATUSES.index(Status.REJECTED.value)
+        self._status = recorder.status
         self._patience = []
         for index, request in enumerate(requests):
-            ran_out = recorder.status[index] == finished and (
-                recorder.generated_tokens[index] == request.output_tokens
-            )
-            if ran_out or recorder.status[index] == rejected:
-                self._patience.append(inf)
-            else:  # an early end is seen within the last batch, and takes effect when that ends
-                self._patience.append(recorder.end[index] - TICK - self._arrival[index])
+            lived = recorder.end[index] - self._arrival[index]
+            if recorder.status[index] == rejected:
+                lived = inf
+            elif self.stops(index):  # within the last batch, to take effect when that ends
+                ran_out = recorder.generated_tokens[index] == request.output_tokens
+                lived = inf if ran_out else lived - TICK
+            self._patience.append(lived)
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -72,7 +82,11 @@ class Retraced:
         return self._patience[index]
 
     def aborts(self, index: int) -> bool:
-        return True
+        return self._status[index] == STATUSES.index(Status.ABORTED.value)
+
+    def stops(self, index: int) -> bool:
+        """Whether it ended by itself, and not since its client gave up."""
+        return self._status[index] == STATUSES.index(Status.FINISHED.value)
 
     def request(self, index: int) -> Request:
         made = self._requests[index]
@@ -93,7 +107,7 @@ class RecordedTimes:
 
 def retrace(log: Log, requests: Sequence[Request], scheduler: Scheduler) -> Simulator:
     """Runs the simulator over a recorded run, with a fresh scheduler of the same kind."""
-    simulator = Simulator(Retraced(log, requests), jump=False)  # type: ignore[arg-type]
+    simulator = Retracing(Retraced(log, requests), jump=False)  # type: ignore[arg-type]
     lane = Lane(simulator, scheduler, RecordedTimes(log), instance=0, number=0)  # type: ignore[arg-type]
     simulator.add_pool([Instance(0, "all", [lane])], list(range(3)))  # type: ignore[arg-type]
     simulator.run()

@@ -94,7 +94,7 @@ def run_engine(world: World, runner: Runner | None = None) -> tuple[Engine, Log,
     batches = watch(scheduler)
     log = Log(scheduler)
     paper: Any = PaperRunner(world.blocks, world.block_size, seed=world.seed)
-    clock = PaperClock(world.seed) if runner is None else Clock()
+    clock: Any = PaperClock(world.seed) if runner is None else Clock()
     engine = Engine(runner or paper, scheduler, log=log, clock=clock)
     requests: list[Request] = []
     arrived = log.arrived
@@ -116,7 +116,9 @@ def run_engine(world: World, runner: Runner | None = None) -> tuple[Engine, Log,
             messages.append(submit)
             alive.append(submit.id)
         if alive and chance.random() < world.aborts:
-            messages.append(Abort(chance.choice(alive)))
+            sent = clock._ticks - chance.randrange(60) if runner is None else monotonic_ns()
+            status = chance.choice(("aborted", "timed_out"))
+            messages.append(Abort(chance.choice(alive), status, max(sent, 0)))
         engine.turn(messages)
         engine.compute()
         rounds += 1
@@ -152,6 +154,8 @@ def test_the_simulator_forms_the_batches_of_the_engine(world: World) -> None:
     assert simulator.recorder.end == log.recorder.end
     assert simulator.recorder.first_token.tobytes() == log.recorder.first_token.tobytes()
     assert simulator.recorder.generated_tokens == log.recorder.generated_tokens
+    assert simulator.recorder.status == log.recorder.status
+    assert simulator.recorder.spans == log.recorder.spans
 
 
 @pytest.mark.parametrize("policy", POLICIES)

@@ -6,11 +6,13 @@ All times are sums of halves and whole numbers, so they are exact, and ties are 
 from __future__ import annotations
 
 from dataclasses import replace
-from math import inf, nan
+from math import inf, isnan, nan
 
+import numpy as np
 import pytest
 
 from triptych.policy import Batch, Phase
+from triptych.record.run import STATUSES
 from triptych.simulation.lane import Lane
 from triptych.simulation.simulator import Simulator, Way
 
@@ -84,8 +86,7 @@ def test_who_gives_up_before_it_was_seen_is_gone() -> None:
     traffic = stubs.requests([0.0, 3.5], 4, [10, 2], patience=[inf, 0.25])
     made = stubs.simulator(traffic, ONE_SECOND, lookahead=True)
     made.run()
-    assert made.recorder.end[1] == 4.0
-    assert made.recorder.end[0] == 10.0
+    assert list(made.recorder.end) == [10.0, 3.75]
 
 
 def test_iterations_that_grow_are_cut_where_they_end() -> None:
@@ -155,13 +156,15 @@ def test_who_is_due_while_as_many_as_may_be_are_in_flight_comes_when_one_ends(ju
 
 
 def test_who_gives_up_goes_at_the_boundary(jump: bool) -> None:
-    """Patience ends at 3.5, while a token is computed; it is delivered at 4 and the request then dropped."""
+    """Patience ends at 3.5, and so does the request; the token that is computed until 4 is nobody's."""
     made = stubs.simulator(
         stubs.requests([0.0, 0.0], 4, [10, 10], patience=[3.5, inf]), ONE_SECOND, jump=jump
     )
     made.run()
-    assert list(made.recorder.end) == [4.0, 10.0]
-    assert list(made.recorder.generated_tokens) == [4, 10]
+    assert list(made.recorder.end) == [3.5, 10.0]
+    assert list(made.recorder.generated_tokens) == [3, 10]
+    log = stubs.batches(made)
+    assert int((log["decodes"] * log["iterations"]).sum()) == 3 + 9, "its memory is freed at 4"
 
 
 def test_who_gives_up_in_the_queue_never_runs(jump: bool) -> None:
@@ -169,15 +172,34 @@ def test_who_gives_up_in_the_queue_never_runs(jump: bool) -> None:
         stubs.requests([0.0, 0.5], 4, 4, patience=[inf, 1.0]), ONE_SECOND, max_batch=1, jump=jump
     )
     made.run()
-    assert made.recorder.end[1] == 2.0
+    assert made.recorder.end[1] == 1.5
     assert made.recorder.generated_tokens[1] == 0
     assert not made.recorder.prefill_start[1] >= 0
 
 
-def test_who_ends_as_patience_does_has_finished(jump: bool) -> None:
-    made = stubs.simulator(stubs.requests([0.0], 4, 4, patience=[3.5]), ONE_SECOND, jump=jump)
+@pytest.mark.parametrize(("patience", "tokens"), [(0.5, 0), (3.5, 3), (4.5, 4)])
+def test_who_gives_up_while_the_last_token_is_computed_has_not_finished(
+    jump: bool, patience: float, tokens: int
+) -> None:
+    """Its four tokens come at 1, 2, 3 and 4."""
+    made = stubs.simulator(stubs.requests([0.0], 4, 4, patience=[patience]), ONE_SECOND, jump=jump)
     made.run()
-    assert made.recorder.generated_tokens[0] == 4
+    recorder = made.recorder
+    assert recorder.generated_tokens[0] == tokens
+    assert recorder.end[0] == min(patience, 4.0)
+    assert STATUSES[recorder.status[0]] == ("finished" if tokens == 4 else "timed_out")
+    assert (recorder.first_token[0] == 1.0) == (tokens > 0)
+    assert made.done == 1
+
+
+def test_who_gives_up_makes_room_for_the_next_user_at_once(jump: bool) -> None:
+    """The first user has waited for 2.5 s when it comes back; its first request is dropped at 3."""
+    traffic = replace(stubs.closed_loop(1, [4, 4], [9, 1]), patience=np.array([2.5, inf]))
+    made = stubs.simulator(traffic, ONE_SECOND, max_batch=1, jump=jump)
+    made.run()
+    assert list(made.recorder.arrival) == [0.0, 2.5]
+    assert list(made.recorder.end) == [2.5, 4.0]
+    assert made.done == 2
 
 
 def test_a_progression_holds_no_further_than_the_cost_says() -> None:
@@ -223,7 +245,7 @@ def test_kv_is_sent_and_joins_at_a_boundary(jump: bool) -> None:
 
 
 def test_who_gives_up_under_way_is_dropped_where_it_lands(jump: bool) -> None:
-    """Prefilled 0..1 and sent 1..3; patience ends at 2, and the memory on both sides is free from 3 on."""
+    """Prefilled 0..1 and sent 1..3; patience ends at 2, and memory on both sides is freed at 3."""
     made = stubs.simulator(
         stubs.requests([0.0], 4, 9, patience=[2.0]),
         ONE_SECOND,
@@ -232,7 +254,8 @@ def test_who_gives_up_under_way_is_dropped_where_it_lands(jump: bool) -> None:
         jump=jump,
     )
     made.run()
-    assert list(made.recorder.end) == [3.0]
+    assert list(made.recorder.end) == [2.0]
+    assert isnan(made.recorder.decode_ready[0])
     assert list(made.recorder.generated_tokens) == [1]
     assert len(stubs.batches(made, lane=1)) == 0
     assert all(lane.scheduler.kv.used == 0 for instance in made.instances for lane in instance.lanes)

@@ -89,6 +89,8 @@ class Engine:
             failed = self._add(submit, now)
             if failed is not None:
                 outputs.append(failed)
+        for abort in aborts:
+            self._give_up(abort, now)
         early: dict[Request, Status] = {}
         if self._batch is not None:
             ended, stopped = self._end(self._batch, now)
@@ -146,7 +148,7 @@ class Engine:
 
     def _add(self, submit: Submit, now: float) -> Failed | None:
         """Queues a request, or says why it cannot be served."""
-        arrival = self._arrival(submit, now)
+        arrival = self._moment(submit.sent, now)
         try:
             sequence = self.admission.sequence(submit)
         except ValueError as error:
@@ -167,12 +169,18 @@ class Engine:
         self.scheduler.add(request)
         return None
 
-    def _arrival(self, submit: Submit, now: float) -> float:
-        """When the request came: within the batch at whose end it is seen, or now if there is none."""
+    def _give_up(self, abort: Abort, now: float) -> None:
+        """Notes when a client gave up: the batch that runs may give its request tokens all the same."""
+        request = self._requests.get(abort.id)
+        if request is not None and abort.status != "finished":
+            self.log.gave_up(request, _STATUS[abort.status], self._moment(abort.sent, now))
+
+    def _moment(self, sent: int, now: float) -> float:
+        """When a message was sent: within the batch at whose end it is seen, or now if there is none."""
         if self._batch is None:
             return now
-        sent = self.clock.at(submit.sent) if submit.sent else now
-        return min(max(sent, self._begun + TICK), now - TICK)
+        at = self.clock.at(sent) if sent else now
+        return min(max(at, self._begun + TICK), now - TICK)
 
     def _begin(self, now: float) -> None:
         """Forms the next batch, and gives its requests their places."""

@@ -44,6 +44,9 @@ class Unrecorded:
     ) -> None:
         """Nothing."""
 
+    def gave_up(self, request: Request, status: Status, now: float) -> None:
+        """Nothing."""
+
     def abort(self, request: Request, status: Status, now: float) -> None:
         """Drops a request from the scheduler."""
         self._scheduler.abort(request, status)
@@ -110,6 +113,10 @@ class Log:
         self.cpu_seconds.append(cpu_seconds)
         for request in finished:
             del self._alive[request]
+
+    def gave_up(self, request: Request, status: Status, now: float) -> None:
+        """Notes that the request's client waits no longer; `ran` or `abort` follows."""
+        self.journal.gave_up(request, status, now)
 
     def abort(self, request: Request, status: Status, now: float) -> None:
         """Drops a request from the scheduler, and notes it."""

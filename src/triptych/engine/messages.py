@@ -83,6 +83,8 @@ class Abort(msgspec.Struct, frozen=True, tag=True):
     id: str
     status: Literal["aborted", "timed_out", "finished"] = "aborted"
     """`finished`: the front end has found a stop string."""
+    sent: int = 0
+    """Reading of the monotonic clock when the client gave up, in nanoseconds; 0: not known."""
 
 
 class Shutdown(msgspec.Struct, frozen=True, tag=True):

@@ -149,18 +149,19 @@ class SpooledLog(Log):
             self._write(frame)
 
     def _row(self, request: Request) -> bytes:
-        number = request.id
+        number, recorder = request.id, self.recorder
+        ended = recorder.has_ended(request)  # perhaps before what became of it since
         decodes = request in self._scheduler.decodes.members
         return _pack(
             number,
             *[column[number] for column in self._columns],
             self.output_tokens[number],
-            _CODES[request.status],
-            request.generated_tokens,
+            recorder.status[number] if ended else _CODES[request.status],
+            recorder.generated_tokens[number] if ended else request.generated_tokens,
             request.cached_tokens,
             request.preemptions,
             request.joined_step if decodes else -1,
-            self.recorder.token_time[number],
+            recorder.token_time[number],
         )
 
     def _write(self, part: _Head | _Frame) -> None:

@@ -15,7 +15,7 @@ class Journal:
     """The log of one scheduler's batches, and its part of what a run notes of each request.
 
     Whoever drives the scheduler calls `asked` before `schedule`, `formed` after it, `ran` after `complete`,
-    and `aborts` before `abort`.
+    and `abort` instead of `Scheduler.abort`.
 
     Args:
         recorder: of the run.
@@ -111,17 +111,34 @@ class Journal:
             self._note_prefilled(request, now)
         for request in finished:
             if request.joined_step >= 0:
-                self.recorder.close_span(request, self.number, scheduler.decodes.step)
+                self._close_span(request)
             self.recorder.close(request, now)
         if batch.encoded:
             self._note_encoded(batch, now)
+
+    def gave_up(self, request: Request, status: Status, now: float, iterations: int = 0) -> None:
+        """Notes that the request's client waits no longer; what works on it may go on for a while.
+
+        Args:
+            request: that is here, or on its way.
+            status: how it ends.
+            now: when.
+            iterations: of the batch that runs, those with decodes that have ended by now.
+        """
+        if self.recorder.has_ended(request):
+            return
+        decodes, generated = self.scheduler.decodes, request.generated_tokens
+        if request in decodes.members:
+            generated = decodes.generated(request) + iterations
+            self.recorder.close_span(request, self.number, decodes.step + iterations)
+        self.recorder.gave_up(request, status, generated, now)
 
     def abort(self, request: Request, status: Status, now: float) -> None:
         """Drops a request from the scheduler; not between `schedule` and `complete`."""
         decoding = request in self.scheduler.decodes.members
         self.scheduler.abort(request, status)
         if decoding:
-            self.recorder.close_span(request, self.number, self.scheduler.decodes.step)
+            self._close_span(request)
         self.recorder.close(request, now)
 
     def cut_short(self, request: Request, now: float) -> None:
@@ -129,11 +146,18 @@ class Journal:
         decodes = self.scheduler.decodes
         if request in decodes.members:
             decodes.leave(request)
-            self.recorder.close_span(request, self.number, decodes.step)
+            self._close_span(request)
         self.recorder.close(request, now)
+
+    def _close_span(self, request: Request) -> None:
+        """Notes that a request decodes no longer."""
+        if not self.recorder.has_ended(request):
+            self.recorder.close_span(request, self.number, self.scheduler.decodes.step)
 
     def _note_prefilled(self, request: Request, now: float) -> None:
         recorder, index = self.recorder, request.id
+        if recorder.has_ended(request):
+            return
         recorder.token_time[index] = now
         if request.generated_tokens == 1:
             recorder.first_token[index] = now
@@ -144,7 +168,7 @@ class Journal:
     def _note_preempted(self) -> None:
         for request in self.scheduler.preempted:
             if request.joined_step >= 0:
-                self.recorder.close_span(request, self.number, self.scheduler.decodes.step)
+                self._close_span(request)
 
     def _note_encoding(self, batch: Batch, now: float) -> None:
         recorder = self.recorder
@@ -156,7 +180,8 @@ class Journal:
     def _note_encoded(self, batch: Batch, now: float) -> None:
         recorder = self.recorder
         for request in batch.encoded:
-            if isnan(recorder.encode_end[request.id]):  # a second time is after a preemption
+            first = isnan(recorder.encode_end[request.id])  # a second time is after a preemption
+            if first and not recorder.has_ended(request):
                 recorder.encode_end[request.id] = now
                 if self.scheduler.prefills_here:
                     recorder.prefill_ready[request.id] = now

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from math import nan
+from math import isnan, nan
 
 import numpy as np
 
@@ -94,12 +94,24 @@ class Recorder:
         self.transfer_seconds[request.id] += end - start
         self.transfers += _pack_transfer(request.id, kv, source, target, start, end, size)
 
+    def gave_up(self, request: Request, status: Status, generated: int, now: float) -> None:
+        """Notes that a client waits no longer: what becomes of its request from now on is nobody's."""
+        self._end(request, status, generated, now)
+
+    def has_ended(self, request: Request) -> bool:
+        """Whether nothing more is to be noted of a request."""
+        return not isnan(self.end[request.id])
+
     def close(self, request: Request, now: float) -> None:
-        """Notes that a request has ended, how, and what it got."""
+        """Notes that a request has ended, how, and what it got; not if its client has given up before."""
+        if isnan(self.end[request.id]):
+            self._end(request, request.status, request.generated_tokens, now)
+
+    def _end(self, request: Request, status: Status, generated: int, now: float) -> None:
         index = request.id
         self.end[index] = now
-        self.status[index] = _CODES[request.status]
-        self.generated_tokens[index] = request.generated_tokens
+        self.status[index] = _CODES[status]
+        self.generated_tokens[index] = generated
         self.cached_tokens[index] = request.cached_tokens
         self.preemptions[index] = request.preemptions
 

@@ -13,6 +13,7 @@ from triptych.plan import PoolPlan, check_calibration, plan_pools, rooted
 from triptych.record import Run
 from triptych.record.assemble import lane_log, request_columns, spans, transfers
 from triptych.record.held import held_back
+from triptych.record.logs import Floats
 from triptych.simulation.build import build
 from triptych.simulation.interval import prediction_interval
 from triptych.simulation.provenance import predicted_from
@@ -164,7 +165,7 @@ def _record(
         spans=spans(recorder),
         transfers=transfers(recorder),
         instances=[by_pool[place.pool].describe(place.number) for place in simulator.instances],
-        horizon=float(ends.max()) if done and len(ends) else simulator.now,
+        horizon=_horizon(ends, simulator) if done and len(ends) else simulator.now,
         deployment_yaml=deployment.to_yaml(),
         producer="simulate",
         interrupted=simulator.interrupted,
@@ -177,3 +178,9 @@ def _record(
             **held,
         },
     )
+
+
+def _horizon(ends: Floats, simulator: Simulator) -> float:
+    """When all is over: a batch may run on after the clients of its requests have given up."""
+    runners = [lane.runner for instance in simulator.instances for lane in instance.lanes]
+    return max(float(ends.max()), *(runner.end for runner in runners))

@@ -89,6 +89,11 @@ class Lane(Runner):
         """Requests that the lane is responsible for."""
         return len(self.scheduler) + len(self._later)
 
+    def gave_up(self, request: Request, status: Status, now: float) -> None:
+        """Notes that the client of a request waits no longer."""
+        decodes = self.batch is not None and self.batch.decodes > 0
+        self.journal.gave_up(request, status, now, self.runner.passed(now) if decodes else 0)
+
     def abort(self, request: Request, status: Status, now: float) -> None:
         """Drops a request, whether the scheduler has seen it or not; not while a batch runs."""
         for place, (late, from_elsewhere) in enumerate(self._later):

@@ -17,6 +17,10 @@ _EVENTS = 1 << 40
 """More than there will be."""
 
 
+def _arrival(gone: tuple[Request, Status]) -> int:
+    return gone[0].id
+
+
 class Clock(Protocol):
     """What a runner needs of the simulator around it."""
 
@@ -49,7 +53,8 @@ class Runner(ABC):
         self._clock = clock
         self._rank = (number + 1) * _EVENTS
         self.gone: list[tuple[Request, Status]] = []
-        """Given up by their clients while the batch is running; they end when it does."""
+        """Given up by their clients while the batch is running: dropped when it ends, in the order in which
+        they came, since as cached blocks are released, so will they be evicted."""
         self.iterations = 0
         """Planned for the present run; 0 when nothing runs, -1 between two runs."""
         self.start = self.end = self.first = self.growth = 0.0
@@ -65,6 +70,10 @@ class Runner(ABC):
 
         0 means that there is nothing to run.
         """
+
+    def passed(self, now: float) -> int:
+        """Iterations of the present run that have ended before `now`."""
+        return self._steps_by(now) - 1 if self.iterations > 0 else 0
 
     @abstractmethod
     def close(self, now: float, iterations: int) -> None:
@@ -113,6 +122,7 @@ class Runner(ABC):
         self.close(now, iterations)
         if self.gone:
             gone, self.gone = self.gone, []
+            gone.sort(key=_arrival)
             for request, status in gone:
                 self._clock.drop(request, status, now)
         self.begin(now)

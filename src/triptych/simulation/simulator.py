@@ -109,7 +109,9 @@ class Simulator:
         self._sending: dict[Request, Lane] = {}
         """Lane that holds what is to be sent for a request."""
         self._doomed: dict[Request, Status] = {}
-        """Given up while under way between two instances: they end when they land."""
+        """Given up while under way between two instances: they are dropped when they land."""
+        self._counted: set[Request] = set()
+        """Given up, and so counted among those that have ended, but not dropped yet."""
 
     def add_pool(self, pool: list[Instance], phases: Collection[Phase]) -> None:
         """Adds the instances of a pool, which run `phases`."""
@@ -280,13 +282,8 @@ class Simulator:
         del self._sending[request]
         source.scheduler.release(request)
         target.scheduler.land(request)
-        recorder, index = self.recorder, request.id
-        if request.phase is not DECODE:
-            if isnan(recorder.prefill_ready[index]):
-                recorder.prefill_ready[index] = now
-        elif isnan(recorder.decode_ready[index]):  # a second time is after a preemption
-            recorder.decode_ready[index] = now
-            recorder.decode_instance[index] = target.instance
+        if not self.recorder.has_ended(request):
+            self._note_landing(request, target, now)
         doom = self._doomed.pop(request, None)
         if doom is not None:
             self.drop(request, doom, now)
@@ -294,19 +291,33 @@ class Simulator:
             source.runner.poke(now)
         target.runner.poke(now)
 
-    def _give_up(self, now: float, request: Request) -> None:
-        """The client's patience is at its end."""
-        self.drop(request, Status.ABORTED if self.traffic.aborts(request.id) else Status.TIMED_OUT, now)
+    def _note_landing(self, request: Request, target: Lane, now: float) -> None:
+        recorder, index = self.recorder, request.id
+        if request.phase is not DECODE:
+            if isnan(recorder.prefill_ready[index]):
+                recorder.prefill_ready[index] = now
+        elif isnan(recorder.decode_ready[index]):  # a second time is after a preemption
+            recorder.decode_ready[index] = now
+            recorder.decode_instance[index] = target.instance
 
-    def drop(self, request: Request, status: Status, now: float) -> None:
-        """Ends a request that nobody waits for any more, as soon as what works on it allows."""
+    def _give_up(self, now: float, request: Request) -> None:
+        """The client's patience is at its end, and so is its request, whatever still works on it."""
         if request.status.ended:
             return
+        status = Status.ABORTED if self.traffic.aborts(request.id) else Status.TIMED_OUT
         if request in self._coming:
             self._coming.remove(request)
             request.status = status
             self.recorder.close(request, now)
-            self._count(now)
+        else:
+            self._place[request].gave_up(request, status, now)
+            self._counted.add(request)
+            self.drop(request, status, now)
+        self._count(now)
+
+    def drop(self, request: Request, status: Status, now: float) -> None:
+        """Drops a request that nobody waits for any more, as soon as what works on it allows."""
+        if request.status.ended:
             return
         if request.status is TRANSFERRING:
             self._doomed[request] = status
@@ -320,7 +331,7 @@ class Simulator:
         lane.runner.poke(now)
 
     def ended(self, request: Request, now: float) -> None:
-        """A request is done with, in whatever way."""
+        """A request is done with, in whatever way: nothing is held for it any more."""
         source = self._sending.pop(request, None)
         if source is not None:  # it was still waiting for memory where it was to be sent
             source.scheduler.release(request)
@@ -328,7 +339,10 @@ class Simulator:
                 source.runner.poke(now)
         del self._place[request]
         self._unroute(request)
-        self._count(now)
+        if request in self._counted:
+            self._counted.remove(request)
+        else:
+            self._count(now)
 
     def _count(self, now: float) -> None:
         """One more has ended, and makes room for one that is held back."""

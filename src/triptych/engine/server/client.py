@@ -151,7 +151,7 @@ class Client:
         if self._sequences.pop(sequence.id, None) is None:
             return False
         if self._link is not None and sequence.submitted:
-            self._link.send(encode(Abort(sequence.id, status)))
+            self._link.send(encode(Abort(sequence.id, status, sent=monotonic_ns())))
         return True
 
     # What the supervisor does -------------------------------------------------------------------------
