@@ -287,5 +287,24 @@ def test_sequences_beyond_the_first_frequencies_of_longrope_are_not_taken(tmp_pa
     assert load(f"random:{file}", dtype=torch.float32).max_context == 128
 
 
+@pytest.mark.parametrize(
+    ("rope", "tokens"),
+    [
+        ({"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}, 512),
+        ({"type": "linear", "factor": 2.0}, 4096),
+        # All tokens of a longer sequence would be turned by other frequencies.
+        ({"type": "dynamic", "factor": 2.0}, 2048),
+    ],
+)
+def test_scaled_positions_are_served_as_far_as_they_reach(
+    rope: dict[str, Any], tokens: int, tmp_path: Path
+) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({**tiny.ALL["llama"], "rope_scaling": rope, "max_position_embeddings": 2048}))
+    assert load(f"random:{file}", dtype=torch.float32).max_context == tokens
+    predicted = catalog.model(str(file)).text.max_context
+    assert predicted == tokens or rope["type"] == "dynamic"
+
+
 def test_random_weights_have_the_shape_of_the_name() -> None:
     assert catalog.model("random:Qwen3-0.6B") == catalog.model("Qwen3-0.6B")

@@ -301,3 +301,43 @@ def test_shapes_agree_with_the_list_of_vision_language_models() -> None:
         assert shape["text"]["kv_heads"] == text.kv_heads
         assert shape["text"]["vocab"] == text.vocab
         assert shape["pixels"] == {"min": vision.min_pixels, "max": vision.max_pixels}
+
+
+YARN = {"rope_type": "yarn", "factor": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("fields", "tokens"),
+    [
+        ({"rope_scaling": None}, 512),
+        ({"rope_scaling": YARN}, 2048),
+        ({"rope_scaling": {"type": "linear", "factor": 2}}, 1024),
+        ({"rope_scaling": {"type": "dynamic", "factor": 1.5}}, 768),
+        ({"rope_scaling": {**YARN, "original_max_position_embeddings": 512}}, 2048),
+        # Published with the extended length.
+        ({"rope_scaling": {**YARN, "original_max_position_embeddings": 128}}, 512),
+        ({"rope_scaling": YARN, "original_max_position_embeddings": 128}, 512),
+        # Qwen3's file: more positions than it was trained on.
+        ({"rope_scaling": {**YARN, "original_max_position_embeddings": 500}}, 2000),
+        ({"rope_scaling": {"type": "llama3", "factor": 8, "original_max_position_embeddings": 64}}, 512),
+        ({"rope_scaling": {"type": "longrope", "original_max_position_embeddings": 64}}, 512),
+        ({"rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]}}, 512),
+        ({"rope_parameters": {"rope_theta": 1e6, **YARN}}, 2048),
+        ({"rope_parameters": {"full_attention": YARN, "sliding_attention": {"rope_type": "default"}}}, 2048),
+        ({"model_type": "gemma3_text", "rope_scaling": {"rope_type": "linear", "factor": 8.0}}, 512),
+    ],
+)
+def test_scaled_positions_reach_as_far_as_their_factor_says(fields: dict[str, Any], tokens: int) -> None:
+    assert model_from_config({**LLAMA, **fields}, "tiny").text.max_context == tokens
+
+
+def test_scaling_that_lies_beside_the_language_model_counts_for_it() -> None:
+    inner = {"text_config": {k: v for k, v in LLAMA.items() if k != "model_type"}}
+    config = {"model_type": "qwen2_5_vl", "vision_config": TOWER, "rope_scaling": YARN, **inner}
+    assert model_from_config(config, "tiny").text.max_context == 2048
+
+
+def test_a_factor_that_is_none_is_refused_with_its_place() -> None:
+    with pytest.raises(SpecError) as caught:
+        model_from_config({**LLAMA, "rope_scaling": {**YARN, "factor": "4"}}, "tiny", "config.json")
+    assert str(caught.value) == "config.json: rope_scaling.factor: must be a number of at least 1, not '4'"

@@ -32,6 +32,8 @@ from triptych.engine.attention import NAME
 from triptych.engine.random_weights import fill
 from triptych.engine.servable import check_checkpoint
 from triptych.spec.base import SpecError
+from triptych.spec.hf_families.context import max_context, ropes, scaling
+from triptych.spec.hf_fields import Fields
 
 RANDOM = catalog.RANDOM
 _LAYERS = {"full_attention", "sliding_attention"}
@@ -196,16 +198,19 @@ def _with_image_positions(config: PretrainedConfig) -> PretrainedConfig:
 
 
 def _reach(text: PretrainedConfig) -> int:
-    """Tokens of the longest sequence.
+    """Tokens of the longest sequence: as predicted, but for two kinds of scaling.
 
-    LongRoPE turns all tokens of a sequence by other frequencies once it is longer than the model was first
-    trained for. The tokens of a batch share theirs, so longer sequences are not taken.
+    LongRoPE and dynamic scaling turn all tokens of a sequence by other frequencies once it is longer than the
+    model was first trained for. The tokens of a batch share theirs, so longer sequences are not taken.
     """
-    rope = getattr(text, "rope_parameters", None) or {}
-    kinds = [rope, *(part for part in rope.values() if isinstance(part, dict))]
-    long = [kind for kind in kinds if kind.get("rope_type") == "longrope"]
-    limits = [int(kind["original_max_position_embeddings"]) for kind in long]
-    return min([int(text.max_position_embeddings), *limits])
+    if not getattr(text, "rope_parameters", None):
+        return int(text.max_position_embeddings)
+    fields = Fields(text.to_dict())
+    kinds = [(scaling(rope), rope) for rope in ropes(fields)]
+    positions = fields.count("max_position_embeddings")
+    limits = [rope.count("original_max_position_embeddings") for kind, rope in kinds if kind == "longrope"]
+    limits += [positions for kind, _ in kinds if kind == "dynamic"]
+    return min([max_context(fields), *limits])
 
 
 def _stop_tokens(config: PretrainedConfig, name: str) -> tuple[int, ...]:

@@ -59,6 +59,29 @@ class Fields:
             raise self.wrong(name, f"must be true or false, not {shown(value)}")
         return value
 
+    def factor(self, name: str, *, default: float) -> float:
+        """A number of at least 1.
+
+        Raises:
+            SpecError: the value is no such number.
+        """
+        value = self._values.get(name)
+        if value is None:
+            return default
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or not 1 <= value <= _LARGEST:
+            raise self.wrong(name, f"must be a number of at least 1, not {shown(value)}")
+        return float(value)
+
+    def word(self, name: str) -> str | None:
+        """A word; None where it is absent or something else."""
+        value = self._values.get(name)
+        return value if isinstance(value, str) else None
+
+    def mappings(self) -> list[Fields]:
+        """The fields of each mapping inside this one."""
+        return [self.nested(name) for name, value in self._values.items() if isinstance(value, Mapping)]
+
     def whole(self, name: str, *, default: int) -> int:
         """A count that may be zero.
 
@@ -103,7 +126,9 @@ class Fields:
         Raises:
             SpecError: the value is no mapping, or it is absent and has no default.
         """
-        value = self._values.get(name, default)
+        value = self._values.get(name)
+        if value is None:
+            value = default
         if value is None:
             raise self.wrong(name, "missing; give it a value")
         if not isinstance(value, Mapping):

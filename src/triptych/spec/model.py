@@ -58,7 +58,7 @@ class TextModel(Spec):
     spare_positions: int = Field(default=0, ge=0)
     """Rows of the table of learned positions that no token takes (OPT)."""
     max_context: PositiveInt
-    """`max_position_embeddings`."""
+    """Tokens that positions reach: `max_position_embeddings`, or what scaling makes of it."""
     sliding_window: PositiveInt | None = None
     """Tokens that attention looks back in layers with a window."""
     windowed_layers: PositiveInt | None = None

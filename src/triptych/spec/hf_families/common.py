@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from triptych.spec.hf_families.context import max_context
 from triptych.spec.hf_fields import Fields
 
 Reader = Callable[[Fields], dict[str, Any]]
@@ -65,7 +66,7 @@ def rotary(fields: Fields, *, head_dim: int | None = None, tied: bool = False) -
         "gated_mlp": True,
         "vocab": fields.count("vocab_size"),
         "tied_embeddings": fields.flag("tie_word_embeddings", default=tied),
-        "max_context": fields.count("max_position_embeddings"),
+        "max_context": max_context(fields),
     }
 
 

@@ -14,6 +14,7 @@ from triptych.spec.hf_families.common import (
     window,
     windows,
 )
+from triptych.spec.hf_families.context import max_context
 from triptych.spec.hf_fields import Fields
 
 
@@ -31,7 +32,7 @@ def _qwen(fields: Fields) -> dict[str, Any]:
         "gated_mlp": True,
         "vocab": fields.count("vocab_size"),
         "tied_embeddings": fields.flag("tie_word_embeddings", default=False),
-        "max_context": fields.count("max_position_embeddings"),
+        "max_context": max_context(fields),
         "qkv_bias": True,
         "output_bias": bias,
         "mlp_bias": bias,
