@@ -392,6 +392,25 @@ def test_pools_that_hand_kv_on_keep_it_in_one_format() -> None:
         plan_pools(mixed)
 
 
+def test_a_prompt_may_take_the_memory_of_all_stages_under_unified() -> None:
+    """120,000 tokens of Llama-3.1-8B are 15.7 GB; two stages of 24 GB leave 25 GB to KV."""
+    pool = {"phases": ["prefill", "decode"], "device": "A10", "parallel": {"pipeline": 2}}
+    pool |= {"memory_fraction": 0.95, "scheduler": {"policy": "unified"}}
+    deployment = Deployment.parse({"model": "Llama-3.1-8B", "pools": {"all": pool}})
+    workload = {
+        "requests": 2,
+        "arrivals": {"kind": "at-once"},
+        "prompt": {"kind": "fixed", "tokens": 120_000},
+        "output": {"kind": "fixed", "tokens": 20},
+    }
+    run = triptych.simulate(deployment, WorkloadSpec.parse(workload))
+    assert run.column("status").tolist() == ["finished"] * 2
+    (usage,) = [pool.usage for pool in triptych.summarise(run).pools]
+    assert usage.kv_peak_share is not None
+    assert 0.5 < usage.kv_peak_share <= 1
+    assert usage.memory_peak_share is None or usage.memory_peak_share <= 0.95
+
+
 def test_what_is_longer_than_the_model_reaches_is_rejected() -> None:
     pool = {"phases": ["prefill", "decode"], "device": "A100-80GB", "scheduler": {"policy": "vllm"}}
     deployment = Deployment.parse({"model": "Llama-3-8B", "pools": {"all": pool}})

@@ -54,6 +54,14 @@ class PoolPlan:
         """Schedulers of one instance: data ranks, or pipeline stages."""
         return self.pool.parallel.pipeline * self.pool.parallel.data
 
+    def schedulers(self) -> list[Scheduler]:
+        """Those of the lanes of an instance."""
+        lanes = [self.scheduler() for _ in range(self.lanes)]
+        if lanes[0].shares and self.pool.parallel.pipeline > 1:
+            for lane in lanes[1:]:
+                lane.share(lanes[0])
+        return lanes
+
     def scheduler(self) -> Scheduler:
         """A scheduler with memory of its own."""
         knobs, pool = self.pool.scheduler, self.pool
@@ -96,6 +104,7 @@ class PoolPlan:
             idle_watts=device.idle_watts * devices,
             peak_watts=device.peak_watts * devices,
             dollars_per_hour=price * devices,
+            kv_shared=SCHEDULERS[pool.scheduler.policy].shares and pool.parallel.pipeline > 1,
             kv_block_bytes=self.memory.kv_bytes_per_block * pool.parallel.tensor * pool.parallel.pipeline,
         )
 

@@ -60,6 +60,14 @@ def test_pipeline_lanes_share_the_blocks() -> None:
     assert two.kv_blocks == free // two.kv_bytes_per_block // 2
 
 
+def test_pipeline_lanes_of_one_scheduler_all_have_all_blocks() -> None:
+    apart, together = (
+        plan_memory(LLAMA_3_8B, device(), pool(pipeline=2, scheduler=SchedulerSpec(policy=policy)), field="")
+        for policy in ("vllm", "unified")
+    )
+    assert together.kv_blocks // 2 == apart.kv_blocks
+
+
 def test_expert_weights_are_spread_over_all_ranks() -> None:
     one, four = (plan_memory(QWEN3_30B_A3B, device(), pool(data=n), field="") for n in (1, 4))
     experts = 48 * 128 * 3 * 2048 * 768 * 2

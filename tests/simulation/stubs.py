@@ -13,7 +13,8 @@ import numpy.typing as npt
 from triptych import catalog
 from triptych.policy import ROUTERS, SCHEDULERS, Batch, KVCache, Phase
 from triptych.record.columns import BATCH_ROW
-from triptych.simulation.lane import Cost, Lane, Lockstep, PipelineLane
+from triptych.simulation.lane import Cost, Lane, Lockstep
+from triptych.simulation.pipeline import PipelineLane, SharedLane
 from triptych.simulation.simulator import Instance, Simulator, Way
 from triptych.simulation.traffic import Traffic
 from triptych.workload import Requests
@@ -122,11 +123,16 @@ def simulator(
     def instance(number: int, pool: int, phases: tuple[Phase, ...]) -> Instance:
         free_at = [0.0] * stages
         lanes: list[Lane] = []
+        shared: list[SharedLane] = []
         for _ in range(stages * ranks):
             kv = KVCache(blocks, block_size, prefix_cache=prefix_cache)
             scheduler = SCHEDULERS[policy](kv, phases=phases, **knobs)
             place: dict[str, Any] = {"instance": number, "number": next(numbers)}
-            if stages > 1:
+            if stages > 1 and scheduler.shares:
+                if shared:
+                    scheduler.share(shared[0].scheduler)
+                lanes.append(SharedLane(made, scheduler, cost, free_at=free_at, lanes=shared, **place))
+            elif stages > 1:
                 lanes.append(PipelineLane(made, scheduler, cost, free_at=free_at, **place))
             else:
                 lanes.append(Lane(made, scheduler, cost, **place, lookahead=lookahead))

@@ -96,7 +96,8 @@ class Outcome:
         return [lane.scheduler for instance in self.simulator.instances for lane in instance.lanes]
 
     def ledgers(self) -> list[Ledger]:
-        return [kv for scheduler in self.schedulers if isinstance(kv := scheduler.kv, Ledger)]
+        """Each once, though lanes may share it."""
+        return list(dict.fromkeys(kv for each in self.schedulers if isinstance(kv := each.kv, Ledger)))
 
     def logged(self, name: str) -> int:
         """Sum of a batch column over all iterations of all lanes."""

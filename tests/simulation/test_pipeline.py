@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from math import inf
+from typing import Any
 
 import pytest
 
 from triptych.policy import Batch
+from triptych.record.run import STATUSES
 from triptych.simulation.simulator import Simulator
 from triptych.workload import Requests
 
@@ -125,3 +127,61 @@ def test_in_step_who_has_come_but_was_not_seen_counts_for_its_rank() -> None:
     """The second goes to rank 1 and is not seen there yet when the third comes, which makes it a tie."""
     made = in_step(stubs.requests([0.0, 0.25, 0.5], 4, [8, 2, 3]), lookahead=True)
     assert [int(stubs.batches(made, rank)["prefilling"].sum()) for rank in range(2)] == [2, 1]
+
+
+def shared(traffic: Requests, stages: int = 2, **knobs: Any) -> Simulator:
+    """Stages of a second each, whose lanes share memory and queue."""
+    cost = stubs.Takes(stages=lambda batch: [1.0] * stages)
+    made = stubs.simulator(traffic, cost, stages=stages, policy="unified", **knobs)
+    made.run()
+    lanes = made.instances[0].lanes
+    assert all(lane.scheduler.kv is lanes[0].scheduler.kv for lane in lanes)
+    assert all(len(lane.scheduler) == 0 and lane.scheduler.kv.used == 0 for lane in lanes)
+    return made
+
+
+def test_the_chunks_of_one_prompt_follow_each_other_through_the_stages() -> None:
+    """Three chunks enter the first stage at 0, 1 and 2; the token of the third comes at 4."""
+    made = shared(stubs.requests([0.0], 300, 2), max_tokens=100)
+    assert list(made.recorder.first_token) == [4.0]
+    assert list(made.recorder.end) == [6.0]
+    assert stubs.batches(made, 0)["prefill_kv"].tolist() == [100, 300, 0]
+    assert stubs.batches(made, 1)["prefill_kv"].tolist() == [200]
+
+
+def test_lanes_that_share_fill_both_stages_where_one_batch_cannot_hold_all() -> None:
+    made = shared(stubs.requests([0.0, 0.0], 4, 3), max_tokens=4, max_batch=2)
+    assert list(made.recorder.end) == [6.0, 7.0]
+    made = shared(stubs.requests([0.0, 0.0], 4, 3), max_tokens=8)
+    assert list(made.recorder.end) == [6.0, 6.0]
+    assert len(stubs.batches(made, 1)) == 0
+
+
+def test_who_comes_while_a_batch_is_under_way_is_seen_at_its_end() -> None:
+    made = shared(stubs.requests([0.0, 0.5], 4, [3, 1]))
+    assert list(made.recorder.prefill_start) == [0.0, 2.0]
+    assert list(made.recorder.end) == [6.0, 4.0]
+
+
+def test_one_request_may_take_all_of_the_memory_that_lanes_share() -> None:
+    made = shared(stubs.requests([0.0], 1500, 100), blocks=100)
+    assert STATUSES[made.recorder.status[0]] == "finished"
+
+
+@pytest.mark.parametrize("stages", [2, 3])
+def test_the_latest_is_preempted_across_lanes_and_the_first_never(stages: int) -> None:
+    """Each in a lane of its own, and memory for one and a half of them."""
+    traffic = stubs.requests([0.0] * stages, 32, 60)
+    made = shared(traffic, stages, max_tokens=32, max_batch=8, blocks=9)
+    assert list(made.recorder.generated_tokens) == [60] * stages
+    assert made.recorder.preemptions[0] == 0
+    assert made.recorder.preemptions[1] > 0
+    assert made.recorder.end[0] == min(made.recorder.end)
+
+
+def test_who_gives_up_gets_no_further_chunk_though_one_is_always_under_way() -> None:
+    """Chunks are under way from 0 to 2, 1 to 3, 2 to 4; patience ends at 2.5, so the third is the last."""
+    made = shared(stubs.requests([0.0], 1000, 2, patience=[2.5]), max_tokens=100)
+    assert list(made.recorder.end) == [2.5]
+    rows = sum(len(stubs.batches(made, lane)) for lane in range(2))
+    assert rows == 3

@@ -32,8 +32,7 @@ class MemoryPlan:
     """Cache of image embeddings; every device of an instance holds it."""
     kv_bytes_per_block: float
     kv_blocks: int
-    """Of one lane: a data rank, and under a pipeline one of `pipeline` batches that are under way at once,
-    each with its own share of the blocks (as the virtual engines of vLLM V0)."""
+    """Of one lane: a data rank, or a lane of a pipeline, unless the policy lets those share: then of all."""
 
 
 def plan_memory(
@@ -132,7 +131,7 @@ def _layout(model: Model, device: Device, pool: Pool) -> tuple[MemoryPlan, float
     embeddings = embedding_bytes(model, device, pool)
     stores_kv = pool.phases != ("encode",)
     block = kv_bytes_per_block(model, pool) if stores_kv else 0.0
-    lanes = pool.parallel.pipeline
+    lanes = 1 if SCHEDULERS[pool.scheduler.policy].shares else pool.parallel.pipeline
     free = device.memory * pool.memory_fraction - weights - activations - embeddings
     if pool.kv_blocks is not None and stores_kv:
         plan = MemoryPlan(weights, activations, embeddings, block, pool.kv_blocks)

@@ -7,7 +7,9 @@ counter, KV is one sum, and block needs are a histogram over the step counter mo
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
+from itertools import count
 
 from triptych.policy.kvcache import KVCache
 from triptych.policy.request import Request
@@ -19,15 +21,21 @@ class DecodeSet:
     Args:
         kv: the cache their blocks come from.
         grows: whether members draw blocks as they lengthen; if not, they hold all they need (orca, static).
+        lane: number of the set among those of lanes that share a queue.
+        numbers: numbers of their joins.
     """
 
     __slots__ = (
-        *("_ends", "_grows", "_joins", "_lengths", "_needs", "context_tokens", "drawn", "kv"),
-        *("members", "step"),
+        *("_ends", "_grows", "_lengths", "_needs", "context_tokens", "drawn", "kv", "lane"),
+        *("members", "numbers", "step"),
     )
 
-    def __init__(self, kv: KVCache, *, grows: bool = True) -> None:
+    def __init__(
+        self, kv: KVCache, *, grows: bool = True, lane: int = 0, numbers: Iterator[int] | None = None
+    ) -> None:
         self.kv = kv
+        self.lane = lane
+        self.numbers: Iterator[int] = count(1) if numbers is None else numbers
         self.step = 0
         """Decode iterations that have been run."""
         self.context_tokens = 0
@@ -35,7 +43,6 @@ class DecodeSet:
         self.drawn = 0
         """Blocks that the iterations of the last run drew, those of its first left out."""
         self._grows = grows
-        self._joins = 0
         self.members: dict[Request, int] = {}
         """In the order in which they joined, each with the number of its join, which tells its entry in the
         heap from one of an earlier stay."""
@@ -47,11 +54,16 @@ class DecodeSet:
         self._needs = [0] * kv.block_size
         """Members that need a new block at steps equal to the index, modulo the block size."""
 
+    def beside(self, lane: int) -> DecodeSet:
+        """An empty set of another lane that shares the queue."""
+        return DecodeSet(self.kv, grows=self._grows, lane=lane, numbers=self.numbers)
+
     def join(self, request: Request) -> None:
         """Adds a request whose prompt is in the cache and whose last known token is not."""
         step, context = self.step, request.context_tokens
-        number = self._joins = self._joins + 1
+        number = next(self.numbers)
         request.joined_step = step
+        request.lane = self.lane
         self.members[request] = number
         heappush(self._ends, (step + request.remaining_tokens, number, request))
         heappush(self._lengths, (step - context, number, request))
@@ -92,6 +104,10 @@ class DecodeSet:
     def youngest(self) -> Request:
         """The member that joined last."""
         return next(reversed(self.members))
+
+    def joined_last(self) -> int:
+        """Number of that join; 0 without members."""
+        return self.members[self.youngest()] if self.members else 0
 
     def draw_blocks(self) -> bool:
         """Takes the blocks that the coming iteration needs, if so many are free; says whether they were."""

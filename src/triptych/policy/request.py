@@ -69,6 +69,12 @@ class Request:
     decodes this stays as it was when it joined the `DecodeSet`: ask `DecodeSet.context`."""
     generated_tokens: int = 0
     """Output tokens known; while it decodes, as it was when it joined."""
+    in_flight_tokens: int = 0
+    """Prompt tokens that batches under way compute, which are in the cache when those end."""
+    lane: int = 0
+    """Where lanes share a queue: the one in whose `DecodeSet` it is, or was last."""
+    unwanted: bool = False
+    """Its client has given up: what works on it ends, and no further batch takes it up."""
     joined_step: int = -1
     """Step of the `DecodeSet` at which it joined; -1 if it has not since it was last admitted."""
     cached_tokens: int = 0

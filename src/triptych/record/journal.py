@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import isnan
 
-from triptych.policy import Batch, Request, Scheduler, Status
+from triptych.policy import Batch, DecodeSet, Request, Scheduler, Status
 from triptych.record.columns import BATCH_ROW, packer
 from triptych.record.recorder import Recorder
 
@@ -127,15 +127,15 @@ class Journal:
         """
         if self.recorder.has_ended(request):
             return
-        decodes, generated = self.scheduler.decodes, request.generated_tokens
+        decodes, generated = self._decodes(request), request.generated_tokens
         if request in decodes.members:
             generated = decodes.generated(request) + iterations
-            self.recorder.close_span(request, self.number, decodes.step + iterations)
+            self.recorder.close_span(request, self._lane(request), decodes.step + iterations)
         self.recorder.gave_up(request, status, generated, now)
 
     def abort(self, request: Request, status: Status, now: float) -> None:
         """Drops a request from the scheduler; not between `schedule` and `complete`."""
-        decoding = request in self.scheduler.decodes.members
+        decoding = request in self._decodes(request).members
         self.scheduler.abort(request, status)
         if decoding:
             self._close_span(request)
@@ -143,7 +143,7 @@ class Journal:
 
     def cut_short(self, request: Request, now: float) -> None:
         """Notes where a request stands that has not ended when the run does."""
-        decodes = self.scheduler.decodes
+        decodes = self._decodes(request)
         if request in decodes.members:
             decodes.leave(request)
             self._close_span(request)
@@ -152,7 +152,15 @@ class Journal:
     def _close_span(self, request: Request) -> None:
         """Notes that a request decodes no longer."""
         if not self.recorder.has_ended(request):
-            self.recorder.close_span(request, self.number, self.scheduler.decodes.step)
+            self.recorder.close_span(request, self._lane(request), self._decodes(request).step)
+
+    def _decodes(self, request: Request) -> DecodeSet:
+        """Where the request decodes, if it does: perhaps in another lane that shares the queue."""
+        return self.scheduler.lanes[request.lane].decodes
+
+    def _lane(self, request: Request) -> int:
+        """The number of that lane over the whole run."""
+        return self.number - self.scheduler.decodes.lane + request.lane
 
     def _note_prefilled(self, request: Request, now: float) -> None:
         recorder, index = self.recorder, request.id

@@ -31,7 +31,7 @@ class InstanceInfo:
     lanes: int
     """Independent streams of batches: data ranks x pipeline lanes."""
     kv_blocks: int
-    """Of one lane; 0 if it has none."""
+    """Of one lane, or of all if they share them; 0 if there are none."""
     block_size: int
     """Tokens in a KV block."""
     peak_flops: float
@@ -45,6 +45,8 @@ class InstanceInfo:
     idle_watts: float
     peak_watts: float
     dollars_per_hour: float
+    kv_shared: bool = False
+    """Whether the lanes share their KV blocks."""
     kv_block_bytes: float = 0.0
     """Bytes of one KV block of a lane, over all devices that hold a part of it."""
 

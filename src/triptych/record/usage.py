@@ -24,7 +24,7 @@ class _Tally(NamedTuple):
     kv_capacity_seconds: float = 0
     """KV blocks there are x busy lane-seconds."""
     kv_peak: float = 0
-    """Sum of each lane's peak."""
+    """Sum of the peaks of the lanes, or of the instances where lanes share blocks."""
     flops: float = 0
     peak_flops: float = 0
     """That could have been done in the busy time."""
@@ -109,7 +109,9 @@ def _of_instance(info: InstanceInfo, log: list[LaneLog], horizon: float) -> _Tal
         for lane in log
     )
     joules = energy(info.idle_watts, info.peak_watts, horizon, active)
-    return _sum([_of_lane(info, lane) for lane in log])._replace(energy=joules)
+    lanes = [_of_lane(info, lane) for lane in log]
+    tally = _sum(lanes)._replace(energy=joules)
+    return tally._replace(kv_peak=max(lane.kv_peak for lane in lanes)) if info.kv_shared and lanes else tally
 
 
 def _sum(tallies: list[_Tally]) -> _Tally:

@@ -10,7 +10,8 @@ from triptych.cost import between, embedding_transfer_bytes, kv_transfer_bytes, 
 from triptych.plan import PoolPlan
 from triptych.policy import ROUTERS, Phase
 from triptych.policy.request import ENCODE
-from triptych.simulation.lane import Lane, Lockstep, PipelineLane
+from triptych.simulation.lane import Lane, Lockstep
+from triptych.simulation.pipeline import PipelineLane, SharedLane
 from triptych.simulation.simulator import Instance, Simulator, Way
 from triptych.simulation.traffic import Traffic
 from triptych.spec.base import SpecError
@@ -71,12 +72,17 @@ def _instance(simulator: Simulator, plan: PoolPlan, number: int, lane_numbers: I
     parallel = plan.pool.parallel
     free_at = [0.0] * parallel.pipeline
     lanes: list[Lane] = []
-    for _ in range(plan.lanes):
-        scheduler, place = plan.scheduler(), next(lane_numbers)
+    shared: list[SharedLane] = []
+    for scheduler in plan.schedulers():
+        place = next(lane_numbers)
         if parallel.pipeline > 1:
-            lanes.append(
-                PipelineLane(simulator, scheduler, plan.cost, instance=number, number=place, free_at=free_at)
-            )
+            staged = {"instance": number, "number": place}
+            if scheduler.shares:
+                lanes.append(
+                    SharedLane(simulator, scheduler, plan.cost, **staged, free_at=free_at, lanes=shared)
+                )
+            else:
+                lanes.append(PipelineLane(simulator, scheduler, plan.cost, **staged, free_at=free_at))
         else:
             lanes.append(
                 Lane(

@@ -148,43 +148,6 @@ class Lane(Runner):
             self.driver.serve(self, now)
 
 
-class PipelineLane(Lane):
-    """A lane whose batches go through pipeline stages that it shares with the instance's other lanes.
-
-    A batch enters a stage when the batch before it has left, whichever lane that came from. As in vLLM V0
-    there is a lane (its virtual engine) for each stage, and a request stays on its lane.
-
-    Args:
-        free_at: when each stage is free, one list for all lanes of the instance.
-    """
-
-    __slots__ = ("free_at",)
-
-    def __init__(
-        self,
-        driver: Driver,
-        scheduler: Scheduler,
-        cost: Cost,
-        *,
-        instance: int,
-        number: int,
-        free_at: list[float],
-    ) -> None:
-        super().__init__(driver, scheduler, cost, instance=instance, number=number)
-        self.free_at = free_at
-
-    def form(self, now: float) -> int:
-        batch = self.open(now)
-        if batch is None:
-            return 0
-        leaves = now
-        for stage, seconds in enumerate(self.cost.stages(batch)):
-            leaves = max(leaves, self.free_at[stage]) + seconds
-            self.free_at[stage] = leaves
-        self.first, self.growth = leaves - now, 0.0
-        return 1
-
-
 class Lockstep(Runner):
     """Runs the data ranks of a mixture-of-experts instance in step: one iteration of all at a time.
 

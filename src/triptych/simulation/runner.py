@@ -71,6 +71,13 @@ class Runner(ABC):
         0 means that there is nothing to run.
         """
 
+    def drop_later(self, request: Request, status: Status) -> bool:
+        """Has a request dropped at the end of what works on it now; False if nothing does."""
+        if self.iterations <= 0:
+            return False
+        self.gone.append((request, status))
+        return True
+
     def passed(self, now: float) -> int:
         """Iterations of the present run that have ended before `now`."""
         return self._steps_by(now) - 1 if self.iterations > 0 else 0
@@ -84,11 +91,15 @@ class Runner(ABC):
         if self.iterations == 0:
             self.begin(now)
         elif self.iterations < 0:
-            self._poked = True
+            self.poked()
         elif self.iterations > 1:
             steps = self._steps_by(now)
             if steps < self.iterations:
                 self._run_for(steps)
+
+    def poked(self) -> None:
+        """Notes that something has changed while a batch is formed."""
+        self._poked = True
 
     def begin(self, now: float) -> None:
         """Starts the next run, if there is anything to run."""

@@ -323,9 +323,7 @@ class Simulator:
             self._doomed[request] = status
             return
         lane = self._place[request]
-        if lane.runner.iterations > 0:
-            lane.runner.gone.append((request, status))
-        else:
+        if not lane.runner.drop_later(request, status):
             lane.abort(request, status, now)
             self.ended(request, now)
         lane.runner.poke(now)

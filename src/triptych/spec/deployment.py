@@ -85,7 +85,8 @@ class Pool(Spec):
     block_size: PositiveInt = 16
     """Tokens in one KV block."""
     kv_blocks: PositiveInt | None = None
-    """KV blocks of an instance's rank, where they are known; otherwise what memory leaves."""
+    """KV blocks of a rank, or of a pipeline's lane where those do not share (`unified` does), where they are
+    known; otherwise what memory leaves."""
     memory_fraction: float = Field(default=0.9, gt=0, le=1)
     """Share of device memory for weights, activations, KV and embeddings."""
     prefix_cache: bool = False

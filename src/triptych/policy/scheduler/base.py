@@ -24,7 +24,7 @@ from triptych.policy.scheduler.lifecycle import LifeCycle
 
 
 class Scheduler(LifeCycle, ABC):
-    """Forms the batches of one instance (or of one lane of it: a data rank, a pipeline's virtual engine).
+    """Forms the batches of one instance (or of one lane of it: a data rank, a batch in a pipeline).
 
     Its driver, with whatever clock, goes round and round:
 
@@ -50,6 +50,8 @@ class Scheduler(LifeCycle, ABC):
 
     grows: ClassVar[bool] = True
     """Whether requests draw KV blocks as they decode, rather than reserve for their whole length."""
+    shares: ClassVar[bool] = False
+    """Whether the lanes of a pipeline share memory and queues; if not, each has its part of them."""
     default_tokens: ClassVar[int] = 0
     """`max_tokens` where none is given, for the policies that have such a budget."""
     default_patches: ClassVar[int] = 65_536
@@ -118,7 +120,7 @@ class Scheduler(LifeCycle, ABC):
 
     def _may_admit(self) -> bool:
         """Whether to look at the next waiting request; never in a round that had to preempt."""
-        if not self.waiting or self.preempted:
+        if not self.waiting or self.preempted or (len(self.lanes) > 1 and self._others_wait()):
             return False
         return self.seats < self.max_batch
 
@@ -137,9 +139,10 @@ class Scheduler(LifeCycle, ABC):
 
     def _chunk(self, request: Request, budget: int) -> Chunk:
         """The next piece of the request's prompt, at most `budget` tokens."""
-        history = request.context_tokens
+        history = request.context_tokens + request.in_flight_tokens
         rest = request.prompt_tokens + request.generated_tokens - history
         tokens = rest if rest <= budget else budget
+        request.in_flight_tokens += tokens
         if self.kv.prefix_cache:
             self.kv.enter(request, history + tokens)
         # As Chunk(...), without the call of a Python function that a named tuple's constructor is.
@@ -155,21 +158,49 @@ class Scheduler(LifeCycle, ABC):
             chunks.append(self._chunk(request, request.prefill_tokens))
         return chunks
 
-    def _make_room(self) -> None:
-        """Takes the blocks that the coming decode iteration needs, preempting the latest if need be."""
+    def _make_room(self) -> bool:
+        """Takes the blocks that the coming decode iteration needs, preempting the latest if need be.
+
+        Returns:
+            Whether there was room; if not, who should make it is under way in another lane.
+        """
         while not self.decodes.draw_blocks():
-            self._preempt(self._latest())
+            victim = self._latest()
+            if self._under_way(victim):
+                return False
+            self._preempt(victim)
+        return True
 
     def _latest(self) -> Request:
         """Whom to preempt: the request that was admitted last."""
-        return next(reversed(self.prefilling)) if self.prefilling else self.decodes.youngest()
+        if self.prefilling:
+            return next(reversed(self.prefilling))
+        decodes = self.decodes
+        for lane in self.lanes:
+            if lane.decodes is not decodes and lane.decodes.joined_last() > decodes.joined_last():
+                decodes = lane.decodes
+        return decodes.youngest()
+
+    def _under_way(self, request: Request) -> bool:
+        """Whether another lane is at work on the request, so that its blocks cannot be taken now."""
+        if request.in_flight_tokens:
+            return True
+        lane = self.lanes[request.lane]
+        return lane.in_flight is not None and request in lane.decodes.members
+
+    def _others_wait(self) -> bool:
+        """Whether other lanes have decodes that memory was too short for: nobody is admitted before them."""
+        for lane in self.lanes:
+            if lane is not self and lane.in_flight is None and lane.decodes.members:
+                return True
+        return False
 
     def _preempt(self, request: Request) -> None:
         """Takes a request's KV away; it starts again, generated tokens and all, before all others."""
         if request in self.prefilling:
             del self.prefilling[request]
         else:
-            self.decodes.leave(request)
+            self.lanes[request.lane].decodes.leave(request)
         self.kv.release(request)
         request.context_tokens = 0
         request.preemptions += 1

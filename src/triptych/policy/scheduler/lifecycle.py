@@ -43,6 +43,10 @@ class LifeCycle:
     def __init__(
         self, kv: KVCache, embeddings: EmbeddingCache | None, phases: Collection[Phase], *, grows: bool
     ) -> None:
+        self.lanes: list[LifeCycle] = [self]
+        """Those that share memory and queues, this one among them: see `share`."""
+        self.in_flight: Batch | None = None
+        """The batch under way, in a policy whose lanes share."""
         self.kv = kv
         self.embeddings = embeddings
         self.encodes_here = ENCODE in phases
@@ -78,7 +82,9 @@ class LifeCycle:
     @property
     def running(self) -> int:
         """Requests that hold KV and take part in batches."""
-        return len(self.prefilling) + len(self.decodes.members)
+        if len(self.lanes) == 1:
+            return len(self.prefilling) + len(self.decodes.members)
+        return len(self.prefilling) + sum([len(lane.decodes.members) for lane in self.lanes])
 
     @property
     def seats(self) -> int:
@@ -95,6 +101,31 @@ class LifeCycle:
         """Tokens of context that a single request can have here; a longer one must not be added."""
         return self.kv.blocks * self.kv.block_size
 
+    def share(self, first: LifeCycle) -> None:
+        """Becomes one more lane of `first`, before any request has come: a batch of each can be under way.
+
+        Memory and queues are those of `first`. Only the decodes are each lane's own: a request decodes in the
+        lane that computed the end of its prompt, so that it is in one batch at a time.
+        """
+        self.kv, self.embeddings = first.kv, first.embeddings
+        self.unencoded, self.waiting, self.prefilling = first.unencoded, first.waiting, first.prefilling
+        self.incoming, self.receiving, self.landed = first.incoming, first.receiving, first.landed
+        self.held = first.held
+        lanes = first.lanes
+        self.decodes = first.decodes.beside(len(lanes))
+        lanes.append(self)
+        self.lanes = lanes
+
+    def works_on(self, request: Request) -> bool:
+        """Whether the batch under way has a part of the request in it."""
+        batch = self.in_flight
+        if batch is None:
+            return False
+        if request in self.decodes.members or request in batch.encoded:
+            return True
+        askers = [asker for asker, _ in batch.images] + [piece.request for piece in batch.chunks]
+        return any(asker is request for asker in askers)
+
     def add(self, request: Request, *, from_elsewhere: bool = False) -> None:
         """Queues a request for its phase.
 
@@ -104,6 +135,7 @@ class LifeCycle:
                 once there is room for them.
         """
         request.status = WAITING
+        request.lane = 0
         if from_elsewhere:
             self.incoming[request] = None
         elif request.phase is ENCODE:
@@ -134,6 +166,7 @@ class LifeCycle:
             Those that got their next token from prefill (the first one, or the one after a preemption),
             and those that got their last token, for which the instance holds nothing any more.
         """
+        self.in_flight = None
         finished = self.decodes.advance(iterations) if batch.decodes else []
         for request in finished:
             self.kv.release(request)
@@ -141,6 +174,7 @@ class LifeCycle:
         prefilled: list[Request] = []
         for request, tokens, _, last in batch.chunks:
             request.context_tokens += tokens * iterations
+            request.in_flight_tokens -= tokens
             if last:
                 prefilled.append(request)
                 self._after_prefill(request, finished)
@@ -157,8 +191,9 @@ class LifeCycle:
         Raises:
             KeyError: the request is not here, or is being received.
         """
-        if request in self.decodes.members:
-            self.decodes.leave(request)
+        decodes = self.lanes[request.lane].decodes
+        if request in decodes.members:
+            decodes.leave(request)
         else:
             queues = (self.unencoded, self.waiting, self.prefilling, self.incoming, self.landed)
             queue = next((queue for queue in queues if request in queue), None)
