@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 from hashlib import blake2b
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 from transformers import AutoImageProcessor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from triptych import catalog
 from triptych.engine.loader import RANDOM, read_config
 from triptych.engine.messages import ImageInput
+from triptych.engine.pixels import open_image, shown_pixels, shown_size
 from triptych.spec.base import SpecError
-
-MAX_PIXELS = 64_000_000
-"""Of a file as it is, before it is made smaller: a small file may unpack to gigabytes."""
-Image.MAX_IMAGE_PIXELS = None  # the limit is ours, and comes with a line that says what is wrong
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
 
 class ImageReader:
@@ -47,7 +41,7 @@ class ImageReader:
         Raises:
             ValueError: it is no image, or too large.
         """
-        width, height = _open(file).size
+        width, height = shown_size(open_image(file))
         patches = int(self._processor.get_number_of_image_patches(height, width))
         return patches // int(self._processor.merge_size**2)
 
@@ -59,7 +53,7 @@ class ImageReader:
         """
         processor = self._processor
         patch, merge = processor.patch_size, processor.merge_size
-        pixels = np.moveaxis(np.asarray(_pixels(_open(file))), -1, 0)
+        pixels = np.moveaxis(np.asarray(shown_pixels(open_image(file))), -1, 0)
         pixels = processor.resize(pixels, processor.size, processor.resample, factor=patch * merge)
         channels, height, width = pixels.shape
         rows, columns = height // patch, width // patch
@@ -113,33 +107,3 @@ def load_image_reader(
         )
         raise SpecError(field, problem, file=file)
     return ImageReader(processor, config.image_token_id)
-
-
-def _open(file: bytes) -> Image.Image:
-    """The image, of which the pixels are not read yet.
-
-    Raises:
-        ValueError: it is none, or too large.
-    """
-    try:
-        image = Image.open(BytesIO(file), formats=_FORMATS)
-    except UnidentifiedImageError:
-        raise ValueError(f"this is no image in one of the formats {', '.join(_FORMATS)}") from None
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"the image is broken: {error}") from None
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise ValueError(f"{width}x{height} is more than {MAX_PIXELS // 10**6} million pixels")
-    return image
-
-
-def _pixels(image: Image.Image) -> Image.Image:
-    """The image in RGB.
-
-    Raises:
-        ValueError: it is broken.
-    """
-    try:
-        return image.convert("RGB")
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"the image is broken: {error}") from None
