@@ -219,8 +219,8 @@ def test_every_mode_of_pillow_shows_the_picture(mode: str) -> None:
         image = corners().convert(middle).convert(mode)
     assert image.mode == mode
     seen = np.asarray(shown_pixels(image)).astype(int)
-    grey = mode in ("1", "L", "LA", "La", "PA")
-    wanted = np.asarray(corners().convert("1" if mode == "1" else "L" if grey else "RGB").convert("RGB"))
+    plain = "1" if mode == "1" else "L" if mode in ("L", "LA", "La", "PA") else "RGB"
+    wanted = np.asarray(corners().convert(plain).convert("RGB"))
     np.testing.assert_allclose(seen[4, 4], wanted[4, 4], atol=LOSSY)
     np.testing.assert_allclose(seen[-4, -4], WHITE, atol=LOSSY)
 

@@ -113,7 +113,8 @@ def _transparent_colour(image: Image.Image) -> int | tuple[int, ...] | None:
     packing = str(tiles[0].args) if tiles else ""
     if isinstance(colour, int) and packing in ("L;2", "L;4"):
         bits = int(packing[-1])
-        return colour * (255 // (2**bits - 1))
+        white: int = 2**bits - 1
+        return colour * (255 // white)
     if isinstance(colour, tuple) and packing == "RGB;16B":
         return tuple(int(value) >> 8 for value in colour)
     return None
