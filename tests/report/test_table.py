@@ -89,13 +89,16 @@ def test_what_went_wrong_is_said(summary: Summary) -> None:
 
 
 def test_overload_comes_first_and_latencies_are_marked(summary: Summary) -> None:
-    overload = Overload(12.4, 9.8, 83.2, (PhaseQueue("prefill", 2.6, 700),), ("e2e", "prefill_queue", "ttft"))
+    overload = Overload(
+        12.4, 9.8, 0.9995, 83.2, (PhaseQueue("prefill", 2.6, 700),), ("e2e", "prefill_queue", "ttft")
+    )
     slo = tuple(replace(bound, grows=bound.metric in overload.metrics) for bound in summary.slo)
     text = printed(replace(summary, overload=overload, slo=slo))
     first, *rest = text.split()
     assert first == "OVERLOADED"
     banner = " ".join(rest)
-    assert "12.4 requests/s come, 9.80/s are served: the prefill queue grows by 2.60 requests/s" in banner
+    assert "12.4 requests/s come, 9.80/s can be served (more than 99.9% sure):" in banner
+    assert "the prefill queue grows by 2.60 requests/s" in banner
     assert "takes 83.2 s" in banner
     assert "what grows is as long as the trace lets it become" in banner
     rows = [line.split() for line in text.splitlines()]
@@ -109,12 +112,22 @@ def test_overload_comes_first_and_latencies_are_marked(summary: Summary) -> None
 
 
 def test_a_batch_that_grows_is_overload_in_other_words(summary: Summary) -> None:
-    overload = Overload(7.0, 4.6, 83.2, (PhaseQueue("system", 2.4, 700),), ("tpot", "itl"))
+    overload = Overload(7.0, 4.6, 0.992, 83.2, (PhaseQueue("system", 2.4, 700),), ("tpot", "itl"))
     text = printed(replace(summary, overload=overload, settled=False))
     assert "the requests under way grow by 2.40 requests/s" in " ".join(text.split())
     assert set(line_of(text, "TPOT")[1:]) == set(line_of(text, "ITL")[1:]) == {"grows"}
     assert "grows" not in line_of(text, "TTFT")
     assert "settled" not in text, "overload says so already"
+
+
+def test_what_may_be_overload_is_a_warning_and_leaves_the_figures(summary: Summary) -> None:
+    overload = Overload(7.0, 6.6, 0.963, 9.0, (PhaseQueue("prefill", 0.4, 70),), ("ttft",))
+    text = printed(replace(summary, overload=overload, settled=False))
+    assert text.split("\n")[1].startswith(
+        "PERHAPS OVERLOADED  7.00 requests/s come, 6.60/s can be served (96% sure)"
+    )
+    assert "grows" not in line_of(text, "TTFT")
+    assert "Latencies had not settled" in text
 
 
 def test_latencies_that_had_not_settled_are_marked(summary: Summary) -> None:

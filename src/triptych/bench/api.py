@@ -145,6 +145,7 @@ async def _bench(
             "began_at": began_at,
             "wall_seconds": seconds,
             "seed": workload.seed,
+            "declared_rate": workload.rate,
             "url": server.url,
             "model": form.model,
             "api": form.api,

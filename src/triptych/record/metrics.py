@@ -42,7 +42,7 @@ def summarise(run: Run) -> Summary:
     came = ~np.isnan(run.requests["arrival"])
     counts = _counts(run, came)
     instances, pools = usages(run.instances, run.lanes, run.horizon)
-    overload, settled = find_overload(run.requests)
+    overload, settled = find_overload(run.requests, run.meta.get("declared_rate"))
     return Summary(
         producer=run.producer,
         interrupted=run.interrupted,
@@ -50,7 +50,7 @@ def summarise(run: Run) -> Summary:
         counts=counts,
         throughput=_throughput(run, counts, came),
         latency=latencies(run),
-        slo=against_slo(run, overload.metrics if overload is not None else ()),
+        slo=against_slo(run, overload),
         overload=overload,
         settled=settled,
         cost=_cost(pools, counts, run.horizon) if pools else None,

@@ -18,7 +18,7 @@ from triptych.record.columns import DERIVED_REQUEST_COLUMNS
 from triptych.record.logs import Floats, Ints
 from triptych.record.run import STATUSES, Bound, Run
 from triptych.record.statistics import percentile_with_infinities
-from triptych.record.summary import SloResult, Verdict
+from triptych.record.summary import Overload, SloResult, Verdict
 from triptych.record.usage import ratio
 
 _FAILED = [STATUSES.index(name) for name in ("timed_out", "rejected")]
@@ -55,14 +55,19 @@ def within_slo(run: Run) -> Masks:
     return good
 
 
-def against_slo(run: Run, growing: Collection[str]) -> tuple[SloResult, ...]:
-    """Holds a run to each of its bounds.
+def against_slo(run: Run, overload: Overload | None) -> tuple[SloResult, ...]:
+    """Holds a run to each of its bounds; what only may grow as long as requests come is met by none.
 
     Args:
         run: with all its batches.
-        growing: metrics that a wait is part of which grows as long as requests come.
+        overload: of the run, if there is one.
     """
-    return tuple(_against(run, *bound, grows=bound[0] in growing) for bound in run.slo)
+    growing = () if overload is None else overload.metrics
+    sure = overload is not None and overload.certain
+    return tuple(
+        _against(run, *bound, grows=sure and bound[0] in growing, may_grow=bound[0] in growing)
+        for bound in run.slo
+    )
 
 
 def slo_values(run: Run, growing: Collection[str], bounds: Sequence[Bound]) -> list[float]:
@@ -70,7 +75,9 @@ def slo_values(run: Run, growing: Collection[str], bounds: Sequence[Bound]) -> l
     return [inf if metric in growing else _sample(run, metric).statistic(name) for metric, name, _ in bounds]
 
 
-def _against(run: Run, metric: str, statistic: str, bound: float, *, grows: bool) -> SloResult:
+def _against(
+    run: Run, metric: str, statistic: str, bound: float, *, grows: bool, may_grow: bool
+) -> SloResult:
     sample = _sample(run, metric)
     value = sample.statistic(statistic)
     low = inf if grows else sample.statistic(statistic, unknown_as=0.0)
@@ -78,6 +85,8 @@ def _against(run: Run, metric: str, statistic: str, bound: float, *, grows: bool
     interval = _interval(run, metric, statistic)
     if interval is not None:
         low, high = (inf if end is None else end for end in interval)
+    if may_grow:
+        high = inf
     return SloResult(
         metric=metric,
         statistic=statistic,

@@ -12,6 +12,9 @@ from typing import Any, Literal, Self
 Verdict = Literal["met", "missed", "uncertain", "no request"]
 """Of a bound. Uncertain: what is known of the run allows both. No request: the metric applies to none."""
 
+SURE = 0.99
+"""Probability of overload from which on it is taken for a fact."""
+
 
 @dataclass(frozen=True)
 class Distribution:
@@ -105,8 +108,8 @@ class PhaseQueue:
     """A queue that grew as long as requests came."""
 
     phase: str
-    """What is waited for: encode, prefill or decode. `system`: no queue grew, but the number of requests
-    under way did, running or not."""
+    """What is waited for: encode, embeddings (to be where prefill is), prefill or decode. `system`: no queue
+    grew, but the number of requests under way did, running or not."""
     growth: float
     """Requests/s by which it became longer."""
     length: int
@@ -118,15 +121,22 @@ class Overload:
     """Arrivals outpaced service: latencies are as long as the trace lets them get."""
 
     arrival_rate: float
-    """Requests/s while the queue grew."""
+    """Requests/s that come for the queue that grows fastest: as declared, or else as they came."""
     served_rate: float
-    """Requests/s that left the queue in that time."""
+    """Requests/s that left that queue while it was not empty: its capacity."""
+    sure: float
+    """Probability that more come than can be served, from 0.95 to 1; below, it is no overload."""
     drain_seconds: float | None
     """Time to work off the queue that the last arrival leaves behind; None if nothing is served."""
     queues: tuple[PhaseQueue, ...]
     """Fastest growing first."""
     metrics: tuple[str, ...]
     """Names in `Summary.latency` of what such a wait is part of: these only tell how long the trace is."""
+
+    @property
+    def certain(self) -> bool:
+        """Whether it is as good as a fact."""
+        return self.sure >= SURE
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ longer by as much for each request): it is 1.53 of what it was; and less than th
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import erf, sqrt
 
 import numpy as np
 
@@ -43,6 +44,8 @@ class InSystem:
     """More come than are served: the count grew by more than a random walk of the arrivals would, and the lag
     nearly as time did. It must be the lag of requests that ended, not just the time that has passed: by the
     end of the first quarter some had, and by the last arrival those that came in the first quarter."""
+    sure: float
+    """Probability that a random walk of as many arrivals would have grown less."""
     settled: bool
     """The last requests have the latency that further ones would have: those of the first half had ended by
     the last arrival, and it is not so that the lag still rose and the count grew by more than one with a
@@ -83,6 +86,7 @@ def in_system(arrival: Column, end: Column, edges: Floats) -> InSystem:
             and ended[quarter] >= _BEGUN_SHARE * arrived[quarter]
             and ended_of_first(quarter) >= _ENDED_SHARE
         ),
+        sure=(1 + erf(growth / random_walk / sqrt(2))) / 2 if random_walk > 0 else 0.0,
         settled=bool(
             ended_of_first(2 * quarter) >= _ENDED_SHARE
             and not (growth > _SIGMAS * steady and rises > _STILL_GROWS)

@@ -30,6 +30,11 @@ _POOL_COLUMNS = {
 """Columns, and in which order they are left out where they do not fit: the highest number first."""
 _POOL_WIDTH = 18
 """Longer names of pools and devices are broken: the figures are worth more."""
+_WAITS = {
+    "system": "the requests under way grow",
+    "embeddings": "the queue of embeddings to be sent grows",
+}
+"""What grows, where it is not the queue of a phase."""
 _OVERLOADED = "Overloaded: what grows is as long as the trace lets it become."
 _UNSETTLED = "Latencies had not settled when the last request came: a longer trace may have others."
 _POOL_NOTE = "batch, tokens: of a mean iteration. KV use: mean/peak. KV, MFU, MBU: while busy."
@@ -58,7 +63,8 @@ def _print_parts(summary: Summary, console: Console) -> None:
         _print(console, _overload(summary.overload))
     _print(console, _headline(summary))
     latencies, left_out = fitting(console, _STATISTICS, lambda names: _latencies(summary, names))
-    said = _OVERLOADED if summary.overload is not None else "" if summary.settled else _UNSETTLED
+    sure = summary.overload is not None and summary.overload.certain
+    said = _OVERLOADED if sure else "" if summary.settled else _UNSETTLED
     _print(console, latencies, said, left_out)
     if summary.pools:
         pools, left_out = fitting(console, _POOL_COLUMNS, lambda names: _pools(summary.pools, names))
@@ -79,14 +85,14 @@ def _overload(overload: Overload) -> str:
     grows = " and ".join(_grows_by(queue) for queue in overload.queues)
     drain = overload.drain_seconds
     left = f" Working off what the last arrival leaves takes {seconds(drain)}." if drain is not None else ""
-    return (
-        f"[bold red]OVERLOADED[/]  {number(overload.arrival_rate)} requests/s come, "
-        f"{number(overload.served_rate)}/s are served: {grows}.{left}"
-    )
+    verdict = "[bold red]OVERLOADED[/]" if overload.certain else "[bold yellow]PERHAPS OVERLOADED[/]"
+    sure = "more than 99.9%" if overload.sure > 0.999 else percent(overload.sure)
+    rates = f"{number(overload.arrival_rate)} requests/s come, {number(overload.served_rate)}/s can be served"
+    return f"{verdict}  {rates} ({sure} sure): {grows}.{left}"
 
 
 def _grows_by(queue: PhaseQueue) -> str:
-    who = "the requests under way grow" if queue.phase == "system" else f"the {queue.phase} queue grows"
+    who = _WAITS.get(queue.phase, f"the {queue.phase} queue grows")
     return f"{who} by {number(queue.growth)} requests/s"
 
 
@@ -143,7 +149,8 @@ def _headline(summary: Summary) -> Table:
 def _latencies(summary: Summary, statistics: Sequence[str]) -> Table:
     table = headed("latency", [heading(name) for name in statistics])
     table.columns[0].no_wrap = True
-    growing = summary.overload.metrics if summary.overload is not None else ()
+    overload = summary.overload
+    growing = overload.metrics if overload is not None and overload.certain else ()
     for name, label in METRICS.items():
         values = summary.latency[name]
         # Times that are zero throughout belong to phases or transfers that the deployment does not have.

@@ -85,14 +85,17 @@ def simulate(
             raise SpecError(error.field, error.problem, file=workload_file) from None
         raise
     simulator.run(progress)
-    slo = [] if isinstance(workload, Requests) or workload.slo is None else workload.slo.bounds()
-    run = replace(_record(simulator, plans, requests, deployment, time.perf_counter() - began), slo=slo)
+    run = _record(simulator, plans, requests, deployment, time.perf_counter() - began)
+    if not isinstance(workload, Requests):
+        slo = [] if workload.slo is None else workload.slo.bounds()
+        run = replace(run, slo=slo, meta={**run.meta, "declared_rate": workload.rate})
     if interval and not run.interrupted:
 
         def again(scaled: list[PoolPlan]) -> Run:
             other = build(deployment, scaled, requests, jump=jump)
             other.run(None)
-            return _record(other, scaled, requests, deployment, 0.0)
+            scaled_run = _record(other, scaled, requests, deployment, 0.0)
+            return replace(scaled_run, meta=run.meta)
 
         run = replace(run, meta={**run.meta, "interval": prediction_interval(run, plans, again)})
     if isinstance(workload, Requests):

@@ -87,7 +87,7 @@ def figures(run: Run) -> Figures:
             if latency[metric].count
         },
         output_tokens=float(run.requests["generated_tokens"].sum()) / run.horizon if run.horizon else None,
-        slo=slo_values(run, growing(run.requests), run.slo),
+        slo=slo_values(run, growing(run.requests, run.meta.get("declared_rate")), run.slo),
     )
 
 

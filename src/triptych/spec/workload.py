@@ -236,6 +236,13 @@ class WorkloadSpec(Spec):
         trace = spec.trace.model_copy(update={"path": str(spec.trace.locate(path))})
         return spec.model_copy(update={"trace": trace})
 
+    @property
+    def rate(self) -> float | None:
+        """Requests/s that come on average, whatever becomes of the others; None where nothing declares it."""
+        if isinstance(self.arrivals, Poisson | Gamma | Constant) and self.max_concurrency is None:
+            return self.arrivals.rate * self.rate_scale
+        return None
+
     @model_validator(mode="before")
     @classmethod
     def _rest_from_trace(cls, data: Any) -> Any:

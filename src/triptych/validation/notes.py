@@ -64,7 +64,8 @@ def run_notes(
 
 
 def _overloaded(run: Run) -> bool:
-    return summarise(run).overload is not None
+    overload = summarise(run).overload
+    return overload is not None and overload.certain
 
 
 def _cached_share(runs: Sequence[Run]) -> float:
