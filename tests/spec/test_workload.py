@@ -258,7 +258,7 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
         "slo.e2e",
         "p50 may be 9 s but p99 only 3 s",
     ),
-    ("misspelt field", {"rate": 3}, "rate", "no such field; remove it or mend its spelling"),
+    ("misspelt field", {"rate": 3}, "rate", "no such field; use one of requests, duration,"),
 ]
 
 

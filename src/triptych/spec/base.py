@@ -17,10 +17,12 @@ _CLOSE = 0.7
 """Likeness (of `difflib`) from which a name is taken to be a misspelling of another."""
 _LONG = 40
 """Characters of a wrong value that an error shows."""
+_MANY = 3
+"""Up to so many problems are reported in full; of more, all but the first by their fields."""
 
 
 class SpecError(ValueError):
-    """A declaration is wrong. `str()` is one line: file, field, what is wrong and the mend."""
+    """A declaration is wrong. `str()` is one line: file, field, what is wrong and the fix."""
 
     def __init__(self, field: str, problem: str, *, file: str | Path | None = None) -> None:
         self.file = str(file) if file is not None else None
@@ -44,8 +46,8 @@ class Spec(BaseModel):
         names = [field.alias or name for name, field in cls.model_fields.items()]
         for given in data:
             if given not in names:
-                mend = did_you_mean(given, names) or "remove it or mend its spelling"
-                problem = PydanticCustomError("unknown_field", "no such field; {mend}", {"mend": mend})
+                fix = did_you_mean(given, names) or f"use one of {', '.join(names)}"
+                problem = PydanticCustomError("unknown_field", "no such field; {fix}", {"fix": fix})
                 wrong = InitErrorDetails(type=problem, loc=(str(given),), input=data[given])
                 raise ValidationError.from_exception_data(cls.__name__, [wrong])
         return data
@@ -55,13 +57,13 @@ class Spec(BaseModel):
         """Validates plain data (what YAML gives).
 
         Raises:
-            SpecError: the first thing that is wrong, in one line.
+            SpecError: what is wrong, in one line.
         """
         _check_mapping(data, file)
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            raise _first_problem(data, error, file) from None
+            raise _problems(data, error, file) from None
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
@@ -172,12 +174,15 @@ def _check_mapping(data: object, file: str | Path | None) -> None:
         raise SpecError("", f"expected a mapping of fields, found {found}", file=file)
 
 
-def _first_problem(data: Any, error: ValidationError, file: str | Path | None) -> SpecError:
-    """The first of pydantic's errors as one line."""
-    details = error.errors(include_url=False)
-    first = details[0]
-    more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
-    return SpecError(_field(data, first["loc"]), _wording(first) + more, file=file)
+def _problems(data: Any, error: ValidationError, file: str | Path | None) -> SpecError:
+    """Pydantic's errors as one line: the first as its subject, the others after it."""
+    problems: dict[str, str] = {}
+    for detail in error.errors(include_url=False):
+        problems.setdefault(_field(data, detail["loc"]), _wording(detail))
+    (field, problem), *others = problems.items()
+    reported = [": ".join(filter(None, other)) if len(problems) <= _MANY else other[0] for other in others]
+    also = f" (also wrong: {'; '.join(reported)})" if reported else ""
+    return SpecError(field, problem + also, file=file)
 
 
 def _field(data: Any, location: tuple[int | str, ...]) -> str:
@@ -217,7 +222,7 @@ _EXPECTED = {
 
 
 def _wording(detail: ErrorDetails) -> str:
-    """One pydantic error in plain words, with the mend where there is one."""
+    """One pydantic error in plain words, with the fix where there is one."""
     kind, given = detail["type"], detail.get("input")
     if kind == "missing":
         return "missing; give it a value"
@@ -231,13 +236,13 @@ def _wording(detail: ErrorDetails) -> str:
     if start in _EXPECTED and rest in ("type", "parsing", "from_float", "parsing_size"):
         if given is None:
             return f"has no value; it must be {_EXPECTED[start]}"
-        mend = "; put it in quotes" if start == "string" and isinstance(given, (bool, int, float)) else ""
-        return f"must be {_EXPECTED[start]}, not {shown(given)}{mend}"
+        fix = "; put it in quotes" if start == "string" and isinstance(given, (bool, int, float)) else ""
+        return f"must be {_EXPECTED[start]}, not {shown(given)}{fix}"
     message = detail["msg"].removeprefix("Input ").replace("should be", "must be")
     if kind == "literal_error":
         names = detail["ctx"]["expected"].replace(" or ", ", ").split(", ")
-        mend = did_you_mean(given, [name.strip("'") for name in names])
-        return f"{message}, not {shown(given)}" + (f"; {mend}" if mend else "")
+        fix = did_you_mean(given, [name.strip("'") for name in names])
+        return f"{message}, not {shown(given)}" + (f"; {fix}" if fix else "")
     return f"{message}, not {shown(given)}"
 
 
