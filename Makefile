@@ -65,8 +65,8 @@ gpu-wheels:  ## packages for `make gpu` on a machine that reaches no index: make
 
 # What users run: the simulator's hot path compiled where there is a C compiler, plain Python where there is
 # none. Built from a copy, so that no compiled module ever hides an edited source.
-$(VENV)/installed: pyproject.toml $(PINS) $(shell find src -name '*.py' -o -name '*.json' -o -name '*.yaml' -o -name '*.parquet') | $(VENV)/bin/python
-	rm -rf $(VENV)/build && mkdir $(VENV)/build && cp -r src pyproject.toml README.md LICENSE $(VENV)/build/
+$(VENV)/installed: pyproject.toml $(PINS) $(shell find src examples -name '*.py' -o -name '*.json' -o -name '*.yaml' -o -name '*.parquet') | $(VENV)/bin/python
+	rm -rf $(VENV)/build && mkdir $(VENV)/build && cp -r src examples pyproject.toml README.md LICENSE $(VENV)/build/
 	@if command -v cc >/dev/null; then echo "Compiling the simulator's hot path: once, about a minute"; fi
 	@{ command -v cc && HATCH_BUILD_HOOKS_ENABLE=1 $(call INSTALL,$(VENV)) '$(VENV)/build[demo]'; } >$(VENV)/build.log 2>&1 \
 	  || { echo "Not compiled ($(VENV)/build.log): plain Python, less than half as fast"; \

@@ -89,6 +89,27 @@ class TestCatalogue:
         assert "H100" in finished.out
         assert "DGX-H100" in finished.out
 
+    def test_the_help_ends_with_two_commands_that_work(self, here: Path, command: Command) -> None:
+        lines = [line.strip() for line in command("--help").out.splitlines() if line.strip()]
+        for line in lines[-2:]:
+            program, *words = line.split()
+            assert program == "triptych"
+            done = command(*words)
+            assert (done.code, done.err) == (0, "")
+        assert "requests finished" in done.out
+
+    def test_shells_complete_verbs_and_options(self, here: Path) -> None:
+        for typed, offered in (("triptych exa", "examples"), ("triptych simulate --tr", "--trace")):
+            asked = {
+                "_TRIPTYCH_COMPLETE": "complete_bash",
+                "COMP_WORDS": typed,
+                "COMP_CWORD": str(typed.count(" ")),
+            }
+            done = subprocess.run(
+                PROGRAM, env={**os.environ, **asked}, capture_output=True, text=True, timeout=60, check=False
+            )
+            assert done.stdout.split() == [offered]
+
     def test_no_verb_is_a_request_for_help(self, command: Command) -> None:
         finished = command()
         assert finished.code == 0

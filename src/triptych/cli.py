@@ -19,7 +19,9 @@ from triptych.spec.base import SpecError
 app = typer.Typer(
     name="triptych",
     help="Plan, predict and serve LLM inference that is split by phase: encode, prefill, decode.",
-    add_completion=False,
+    epilog="To begin, in any folder:\n\n"
+    "triptych examples copy\n\n"
+    "triptych simulate examples/deployments/mixed.yaml examples/workloads/chat.yaml",
     pretty_exceptions_enable=False,
 )
 
@@ -370,6 +372,29 @@ def devices() -> None:
     from triptych.report.catalogue import print_devices
 
     print_devices()
+
+
+examples = typer.Typer(invoke_without_command=True, help="List the example files, or copy them.")
+app.add_typer(examples, name="examples")
+
+
+@examples.callback()
+def _examples(context: typer.Context) -> None:
+    """List the example files."""
+    if context.invoked_subcommand is None:
+        from triptych.report.examples import print_examples
+
+        print_examples()
+
+
+@examples.command("copy")
+def examples_copy(
+    folder: Annotated[Path, typer.Argument(help="Where to.")] = Path("examples"),
+) -> None:
+    """Copy the example files to a folder, to run and to change; nothing is overwritten."""
+    from triptych.report.examples import copy_examples
+
+    copy_examples(folder)
 
 
 def _degrees(option: str, text: str) -> list[int]:
