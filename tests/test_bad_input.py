@@ -1,6 +1,6 @@
 """Bad input: the cases of bad_input.yaml through the command line.
 
-Whatever is wrong, the exit code is 2, one line on standard error names the file, the field and the mend,
+Whatever is wrong, the exit code is 2, one line on standard error names the file, the field and the fix,
 nothing is printed on standard output, and nothing is written.
 """
 
@@ -211,7 +211,7 @@ def test_an_override_of_thousands_of_digits(here: Path, triptych: Triptych) -> N
 
 def test_a_model_of_thousands_of_digits(here: Path, triptych: Triptych) -> None:
     write_files({"deployment": {"model": "m"}, "files": {"m/config.json": f'{{"hidden_size": {DIGITS}}}'}})
-    says = "m/config.json: not valid JSON: a number has too many digits; mend it"
+    says = "m/config.json: not valid JSON: a number has too many digits; correct it"
     assert_refused(triptych(*SIMULATE), says, here)
 
 
@@ -221,12 +221,12 @@ def test_a_model_of_thousands_of_digits(here: Path, triptych: Triptych) -> None:
         (
             "azure",
             f"TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 12:00:00,{DIGITS},4\n",
-            "line 2, ContextTokens: must be a whole number of tokens, not '9...; mend or remove the line",
+            "line 2, ContextTokens: must be a whole number of tokens, not '9...; correct or remove the line",
         ),
         (
             "mooncake",
             f'{{"timestamp": 0, "input_length": {DIGITS}, "output_length": 1, "hash_ids": []}}\n',
-            "line 1: a number has too many digits; mend or remove the line",
+            "line 1: a number has too many digits; correct or remove the line",
         ),
     ],
 )

@@ -202,7 +202,7 @@ class TestRelativePaths:
 
     def test_an_error_names_the_places_that_were_tried(self, tmp_path: Path) -> None:
         file = tmp_path / "declared/plan.yaml"
-        places = f"neither in {tmp_path / 'declared'} nor in {tmp_path / 'here'}; mend the path"
+        places = f"neither in {tmp_path / 'declared'} nor in {tmp_path / 'here'}; correct the path"
         with pytest.raises(SpecError) as error:
             catalog.model("none/m.json", file)
         assert str(error.value) == f"{file}: model: none/m.json: no such file or folder, {places}"
@@ -223,7 +223,7 @@ class TestRelativePaths:
         (catalog.model, "a/config.json", "plan.yaml: model: a/config.json: no such file or folder in /"),
         (catalog.device, "A100", "plan.yaml: device: 'A100' is no known device; use one of A10, "),
         (catalog.device, "my.yaml", "plan.yaml: device: my.yaml: no such file or folder in /"),
-        (catalog.model, "/none", "plan.yaml: model: /none: no such file or folder; mend the path"),
+        (catalog.model, "/none", "plan.yaml: model: /none: no such file or folder; correct the path"),
         (catalog.model, "random:./none", "plan.yaml: model: ./none: no such file or folder in /"),
         (catalog.model, "models/of/mine", "plan.yaml: model: models/of/mine: no such file or folder in "),
         (catalog.model, "Qwen/Qwen9", "plan.yaml: model: 'Qwen/Qwen9' is no known model; did you mean "),

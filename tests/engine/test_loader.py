@@ -269,7 +269,7 @@ def test_a_broken_checkpoint_is_refused_in_one_line(
         ),
         (
             "random:none/config.json",
-            f"none/config.json: no such file or folder in {Path.cwd()}; mend the path",
+            f"none/config.json: no such file or folder in {Path.cwd()}; correct the path",
         ),
     ],
 )

@@ -96,7 +96,7 @@ def test_a_launch_of_no_prompt_is_refused_by_row(tmp_path: Path) -> None:
     path, broken = tmp_path / "mine.parquet", profile()
     broken.columns["prompts"][1] = 0
     write_profile(broken, path)
-    with pytest.raises(SpecError, match=r"mine\.parquet: prompts, row 1: 0 is no number of prompts; mend"):
+    with pytest.raises(SpecError, match=r"mine\.parquet: prompts, row 1: 0 is no number of prompts; fix"):
         read_profile(path)
 
 

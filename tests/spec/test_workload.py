@@ -96,7 +96,7 @@ class TestTracePath:
         assert self.path().is_absolute()
 
     def test_nowhere_is_an_error(self, here: Path) -> None:
-        with pytest.raises(SpecError, match=r"w\.yaml: trace\.path: no such file: trace\.csv; mend"):
+        with pytest.raises(SpecError, match=r"w\.yaml: trace\.path: no such file: trace\.csv; correct"):
             self.load()
 
 

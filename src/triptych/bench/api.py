@@ -198,7 +198,7 @@ async def _warm_up(client: Client, form: Form, requests: Requests, count: int, s
 
     await asyncio.gather(*map(send, range(count)))
     if all(answer.error for answer in answers):
-        raise SpecError("--url", f"no warm-up request was served: {answers[0].error}; mend the workload")
+        raise SpecError("--url", f"no warm-up request was served: {answers[0].error}; correct the workload")
 
 
 def _allow_connections() -> None:

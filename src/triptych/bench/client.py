@@ -69,7 +69,7 @@ class Client:
                 body = await response.read()
         except (aiohttp.ClientError, OSError) as error:
             problem = f"{self._server.url} cannot be reached: {_words(error)}"
-            raise SpecError("--url", f"{problem}; start the server or mend the URL") from None
+            raise SpecError("--url", f"{problem}; start the server or correct the URL") from None
         if response.status in (401, 403):
             problem = f"{self._server.url} asks for a key; set OPENAI_API_KEY ({_message(body)})"
             raise SpecError("--url", problem)

@@ -154,7 +154,7 @@ class RandomForest(_Trees):
 
 
 class GradientBoosting(_Trees):
-    """Trees that mend each other's errors."""
+    """Trees that correct each other's errors."""
 
     name: ClassVar[str] = "boosting"
 

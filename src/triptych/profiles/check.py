@@ -127,4 +127,4 @@ def refuse(wrong: NDArray[np.bool_], name: str, values: NDArray[Any], problem: s
         row = int(rows[0])
         value = values[row].item() if isinstance(values[row], np.generic) else values[row]
         more = f" (and {len(rows) - 1} more rows)" if len(rows) > 1 else ""
-        raise SpecError(f"{name}, row {row}", f"{shown(value)} {problem}; mend or drop it{more}", file=file)
+        raise SpecError(f"{name}, row {row}", f"{shown(value)} {problem}; fix or drop it{more}", file=file)

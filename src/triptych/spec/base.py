@@ -113,7 +113,7 @@ def read_yaml(path: str | Path) -> Any:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise SpecError("", "no such file; mend the path", file=path) from None
+        raise SpecError("", "no such file; correct the path", file=path) from None
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a UTF-8 text file"
         raise SpecError("", f"cannot be read: {reason}", file=path) from None

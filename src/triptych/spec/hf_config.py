@@ -96,7 +96,7 @@ def read_json(file: str | Path) -> dict[str, Any]:
     except RecursionError:
         raise SpecError("", "not valid JSON: nested too deeply", file=file) from None
     except ValueError:
-        raise SpecError("", "not valid JSON: a number has too many digits; mend it", file=file) from None
+        raise SpecError("", "not valid JSON: a number has too many digits; correct it", file=file) from None
     if not isinstance(fields, dict):
         found = type(fields).__name__
         raise SpecError("", f"expected a JSON object of fields, found {found}", file=file)

@@ -40,7 +40,7 @@ class Fields:
             if isinstance(value, bool) or not whole or value <= 0:
                 raise self.wrong(name, f"must be a positive integer, not {shown(value)}")
             if value > most:
-                raise self.wrong(name, f"must be at most {most}; mend the number")
+                raise self.wrong(name, f"must be at most {most}; correct the number")
             return int(value)
         if default is None:
             raise self.wrong(names[0], "missing; give it a value")

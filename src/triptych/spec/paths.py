@@ -34,12 +34,12 @@ def existing(name: str, file: str | Path | None = None) -> Path | None:
 
 
 def not_found(name: str, file: str | Path | None = None) -> str:
-    """What to say of a name that `existing` finds nothing for: where it was looked for, and the mend."""
+    """What to say of a name that `existing` finds nothing for: where it was looked for, and the fix."""
     if Path(name).is_absolute() or name.startswith("~"):
-        return "no such file or folder; mend the path"
+        return "no such file or folder; correct the path"
     places = list(dict.fromkeys(str(folder.resolve()) for folder in _folders(file)))
     looked = f", neither in {places[0]} nor in {places[1]}" if len(places) > 1 else f" in {places[0]}"
-    return f"no such file or folder{looked}; mend the path"
+    return f"no such file or folder{looked}; correct the path"
 
 
 def everywhere(path: Path) -> str:

@@ -116,7 +116,7 @@ class Trace(Spec):
             path = (folder / self.path).absolute()
             if path.is_file():
                 return path
-        raise SpecError("trace.path", f"no such file: {self.path}; mend the path", file=file)
+        raise SpecError("trace.path", f"no such file: {self.path}; correct the path", file=file)
 
 
 class Caps(Spec):

@@ -58,7 +58,7 @@ def _rows(path: Path) -> list[list[str]]:
         if len(row) != len(HEADER):
             raise SpecError(
                 f"line {index + _FIRST_LINE}",
-                f"{len(row)} columns instead of {len(HEADER)}; mend or remove the line",
+                f"{len(row)} columns instead of {len(HEADER)}; correct or remove the line",
                 file=path,
             )
     return rows
@@ -72,7 +72,7 @@ def _timestamps(texts: Sequence[str], path: Path) -> NDArray[np.datetime64]:
     missing = np.isnat(stamps)
     if missing.any():
         line = int(missing.argmax()) + _FIRST_LINE
-        raise SpecError(f"line {line}, TIMESTAMP", "no time; mend or remove the line", file=path)
+        raise SpecError(f"line {line}, TIMESTAMP", "no time; correct or remove the line", file=path)
     return stamps
 
 
@@ -104,6 +104,6 @@ def _refuse_first(
     index = next(index for index, text in enumerate(texts) if not good(text))
     raise SpecError(
         f"line {index + _FIRST_LINE}, {column}",
-        f"must be {must}, not {shown(texts[index])}; mend or remove the line",
+        f"must be {must}, not {shown(texts[index])}; correct or remove the line",
         file=path,
     )

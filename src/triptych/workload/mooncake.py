@@ -71,7 +71,7 @@ def _parse(line: str, number: int, path: Path) -> tuple[float, int, int, list[in
 
     def wrong(field: str, problem: str) -> SpecError:
         where = f"line {number}, {field}" if field else f"line {number}"
-        return SpecError(where, f"{problem}; mend or remove the line", file=path)
+        return SpecError(where, f"{problem}; correct or remove the line", file=path)
 
     try:
         record = json.loads(line)

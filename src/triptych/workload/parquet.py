@@ -120,7 +120,7 @@ def _check_columns(names: list[str], path: str | Path) -> None:
         raise SpecError(missing, f"missing beside {given[0]}; add the column", file=path)
     for name in names:
         if name not in _PLAIN and name not in _LISTS:
-            raise SpecError(name, "no such column; remove it or mend its name", file=path)
+            raise SpecError(name, "no such column; remove it or correct its name", file=path)
 
 
 def _column(table: Any, name: str, path: str | Path) -> NDArray[Any]:
@@ -156,7 +156,7 @@ def _values(array: Any, name: str, dtype: str, path: str | Path) -> NDArray[Any]
 def _refuse_null(array: Any, name: str, path: str | Path) -> None:
     if array.null_count:
         row = int(array.is_null().to_numpy(zero_copy_only=False).argmax())
-        raise _wrong(path, row, name, "has no value; mend or remove the row")
+        raise _wrong(path, row, name, "has no value; correct or remove the row")
 
 
 def _wrong(path: str | Path, row: int, column: str, problem: str) -> SpecError:

@@ -17,7 +17,7 @@ Ints = NDArray[np.int64]
 
 
 class RowError(ValueError):
-    """A request makes no sense: its row, the column, and what is wrong with the mend."""
+    """A request makes no sense: its row, the column, and what is wrong and the fix."""
 
     def __init__(self, row: int, column: str, problem: str) -> None:
         self.row, self.column, self.problem = row, column, problem
@@ -127,7 +127,7 @@ class Requests:
 
     def _refuse(self, row: int, name: str, index: int, must: str) -> NoReturn:
         found = getattr(self, name)[index]
-        raise RowError(row, name, f"must be {must}, not {found:.10g}; mend or remove the row")
+        raise RowError(row, name, f"must be {must}, not {found:.10g}; correct or remove the row")
 
     def __len__(self) -> int:
         return len(self.arrival)

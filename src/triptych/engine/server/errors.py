@@ -20,7 +20,7 @@ class ApiError(Exception):
 
     Args:
         status: of HTTP.
-        message: one line for the client, with the mend.
+        message: one line for the client, with the fix.
         param: the field of the request that is at fault.
         code: a word that programs can tell the error by.
     """

@@ -130,7 +130,7 @@ def read_skew(path: str | Path) -> Skew:
         labels, known = source.texts(column).tolist(), axes[axis].labels
         for row, label in enumerate(labels):
             if label not in known:
-                problem = f"{shown(label)} is none of {', '.join(known)} of meta.yaml; mend or drop it"
+                problem = f"{shown(label)} is none of {', '.join(known)} of meta.yaml; fix or drop it"
                 raise SpecError(f"{column}, row {row}", problem, file=source.file)
         buckets.append([known.index(label) for label in labels])
     keys = list(zip(chunks, *buckets, strict=True))

@@ -115,7 +115,7 @@ def read_csv(path: str | Path) -> Source:
     header, *rows = _lines(Path(path), None)
     for number, row in enumerate(rows):
         if len(row) != len(header):
-            problem = f"has {len(row)} fields, the header has {len(header)}; mend or drop it"
+            problem = f"has {len(row)} fields, the header has {len(header)}; fix or drop it"
             raise SpecError(f"row {number}", problem, file=path)
     columns = zip(*rows, strict=True) if rows else ((),) * len(header)
     named = zip(header, columns, strict=True)
