@@ -156,8 +156,8 @@ class Soak:
         self._refused(400, "/v1/chat/completions", json=self._messages([file]))
 
     def late(self, chance: random.Random) -> None:
-        """An answer that takes too long."""
-        body = {"prompt": "x", "max_tokens": CONTEXT - 10, "ignore_eos": True}
+        """Answers that take too long on any machine: each fills the whole KV cache."""
+        body = {"prompt": "x", "max_tokens": CONTEXT - 10, "ignore_eos": True, "n": 8}
         assert self._http.post("/v1/completions", json=body).json()["error"]["code"] == "request_timeout"
 
     def _answer(self, route: str, body: dict[str, Any]) -> str:
