@@ -18,7 +18,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from triptych.engine.messages import ImageInput
-from triptych.engine.server.prompts import Images, Vocabulary, byte_letters
+from triptych.engine.server.letters import byte_letters
+from triptych.engine.server.prompts import Images, Vocabulary
 from triptych.engine.server.server import Server, Settings
 
 SPECIAL = ("<|end|>", "<|user|>", "<|system|>", "<|assistant|>", "<|image|>")

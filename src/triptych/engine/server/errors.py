@@ -14,6 +14,9 @@ _TYPES = {
 RETRY_SECONDS = 1
 """What `Retry-After` says: a queue moves on within about an iteration or two."""
 
+_LONGEST = 1000
+"""Characters of a message."""
+
 
 class ApiError(Exception):
     """The answer is an error.
@@ -28,6 +31,8 @@ class ApiError(Exception):
     def __init__(
         self, status: int, message: str, *, param: str | None = None, code: str | None = None
     ) -> None:
+        if len(message) > _LONGEST:  # it quotes what was sent
+            message = f"{message[:_LONGEST]}..."
         super().__init__(message)
         self.status = status
         self.message = message
@@ -59,3 +64,24 @@ def invalid(message: str, param: str | None = None, code: str | None = None) -> 
 def unavailable(message: str, code: str) -> ApiError:
     """Nothing is wrong with the request; there is no room or no worker for it now."""
     return ApiError(503, message, code=code)
+
+
+def context_exceeded(
+    context: int, prompt_tokens: int, asked: int | None = None, *, at_least: bool = False
+) -> ApiError:
+    """Prompt and answer do not fit the model's context.
+
+    Args:
+        context: tokens that prompt and answer may have together.
+        prompt_tokens: of the prompt.
+        asked: output tokens that were asked for; None: as many as there is room for.
+        at_least: whether the prompt may have more tokens than that.
+    """
+    prompt = f"{'at least ' if at_least else ''}{prompt_tokens} tokens of prompt"
+    wanted = f" and {asked} of output" if asked is not None else ""
+    return invalid(
+        f"{prompt}{wanted} do not fit the model's context of {context} tokens; "
+        "shorten the messages or ask for fewer",
+        "messages" if asked is None or prompt_tokens >= context else "max_tokens",
+        "context_length_exceeded",
+    )

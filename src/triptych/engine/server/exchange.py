@@ -23,6 +23,7 @@ from triptych.engine.server.client import Event, Output, Sequence
 from triptych.engine.server.errors import ApiError, invalid
 from triptych.engine.server.front import Front
 from triptych.engine.server.jobs import Job
+from triptych.engine.server.pool import LARGE
 from triptych.engine.server.text import Answer, Piece
 
 logger = logging.getLogger("triptych.server")
@@ -101,6 +102,8 @@ class Exchange(Response):
         self._gone = False
         self._places = 0
         """Held in the queue."""
+        self._size = 0
+        """Bytes of the body."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
@@ -123,7 +126,7 @@ class Exchange(Response):
         except ApiError as refusal:
             outcome, error = (
                 ("refused" if refusal.status < 500 or refusal.status == 503 else "failed"),
-                refusal,
+                refusal.with_traceback(None),  # whose frames would hold the body
             )
         except Exception:
             logger.exception("request %s failed", id)
@@ -140,13 +143,15 @@ class Exchange(Response):
             with suppress(TimeoutError):
                 await asyncio.wait_for(outlet.error(error), _LAST_WORDS)
         self._front.metrics.answers.labels(self._route, str(outlet.status or 499)).inc()
+        if self._size > LARGE:
+            self._front.pool.give_back()
 
     async def _answer(self, id: str, headers: Headers, receive: Receive, outlet: Outlet) -> None:
         """Reads the body, and only then takes a place: a client may never send all of it."""
         front = self._front
         front.check_open()
         body = await front.bodies.read(headers, receive)
-        size = len(body)
+        self._size = size = len(body)
         try:
             with front.admitted(id), self._watched(receive):
                 self._enter(1)

@@ -10,7 +10,11 @@ from triptych.engine.server.body import Bodies
 from triptych.engine.server.client import Client
 from triptych.engine.server.errors import ApiError, unavailable
 from triptych.engine.server.metrics import Metrics
+from triptych.engine.server.pool import Pool
 from triptych.engine.server.prompts import Prompts
+
+_SHOWN = 100
+"""Characters of a wrong name that an error shows."""
 
 
 class Queue:
@@ -53,6 +57,8 @@ class Front:
     """When the server started, in seconds since 1970."""
     client: Client
     prompts: Prompts
+    pool: Pool
+    """Threads for what takes long."""
     bodies: Bodies
     queue: Queue
     metrics: Metrics
@@ -124,6 +130,6 @@ class Front:
             ApiError: status 404: it is not served here.
         """
         if name is not None and name not in self.models:
-            message = f"the model {name!r} is not served here; use {self.models[0]!r}"
+            message = f"the model {name[:_SHOWN]!r} is not served here; use {self.models[0]!r}"
             raise ApiError(404, message, param="model", code="model_not_found")
         return name or self.models[0]

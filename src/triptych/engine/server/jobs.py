@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from triptych.engine.messages import ImageInput, Sampling
 from triptych.engine.server.answers import Chat, Completion, Shape
 from triptych.engine.server.client import Prompt
-from triptych.engine.server.errors import invalid
+from triptych.engine.server.errors import context_exceeded, invalid
 from triptych.engine.server.front import Front
 from triptych.engine.server.protocol import ChatRequest, CompletionRequest, Options, parse
 
@@ -34,11 +34,12 @@ async def chat(front: Front, id: str, body: bytearray) -> Job:
     Raises:
         ApiError: it cannot be done.
     """
-    request = parse(ChatRequest, body)
+    size = len(body)
+    request = await front.pool.fit(size, parse, ChatRequest, body)
     model = front.check_model(request.model)
     options = request.chat_template_kwargs or {}
     prompt, images = await front.prompts.of_messages(
-        request.messages, options, front.check_loaded(), special=bool(request.add_special_tokens)
+        request.messages, options, front.check_loaded(), special=bool(request.add_special_tokens), size=size
     )
     shape = Chat(
         id,
@@ -56,15 +57,15 @@ async def completion(front: Front, id: str, body: bytearray) -> Job:
     Raises:
         ApiError: it cannot be done.
     """
-    request = parse(CompletionRequest, body)
+    request = await front.pool.fit(len(body), parse, CompletionRequest, body)
     model = front.check_model(request.model)
-    if len(request.prompts) * request.choices > front.queue.limit:
-        problem = (
-            f"{len(request.prompts) * request.choices} answers are more than the queue holds; send fewer"
-        )
-        raise invalid(problem, "prompt")
+    given = request.prompts
+    answers = len(given) * request.choices
+    if answers > front.queue.limit:
+        raise invalid(f"{answers} answers are more than the queue holds; send fewer", "prompt")
     special = request.add_special_tokens is not False
-    prompts = [await front.prompts.of_text(text, special=special) for text in request.prompts]
+    room = front.check_loaded()
+    prompts = [await front.prompts.of_text(text, room, special=special) for text in given]
     shape = Completion(
         id,
         model,
@@ -102,11 +103,5 @@ def _limit(front: Front, request: Options, prompt_tokens: int) -> int:
     room = context - prompt_tokens
     limit = request.output_limit
     if room < 1 or (limit is not None and limit > room):
-        asked = f" and {limit} of output" if limit is not None else ""
-        raise invalid(
-            f"{prompt_tokens} tokens of prompt{asked} do not fit the model's context of {context} tokens; "
-            "shorten the messages or ask for fewer",
-            "messages" if limit is None or room < 1 else "max_tokens",
-            "context_length_exceeded",
-        )
+        raise context_exceeded(context, prompt_tokens, limit)
     return room if limit is None else limit

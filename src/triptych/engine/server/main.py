@@ -53,6 +53,7 @@ def serve(
     Raises:
         SpecError: the deployment, or a setting, is wrong.
     """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # of one text there is nothing to share out
     logging.basicConfig(stream=sys.stderr, format="triptych: %(message)s", level=logging.WARNING)
     written = Deployment.load(deployment, overrides)
     declared = rooted(written, deployment)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from jinja2 import TemplateError
-
 from triptych.engine.messages import ImageInput
 from triptych.engine.server.client import Prompt
-from triptych.engine.server.errors import invalid
+from triptych.engine.server.errors import context_exceeded, invalid
 from triptych.engine.server.fetch import ImageSource, read_data_url
+from triptych.engine.server.lengths import Lengths
+from triptych.engine.server.letters import byte_letters
 from triptych.engine.server.pool import Pool
 from triptych.engine.server.protocol import ImagePart, Message
 
@@ -21,9 +22,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_QUICK = 16 * 1024
-"""Characters up to which a text is tokenised on the spot: about a millisecond, less than threads cost under
-load."""
+_SHORT = 16 * 1024
+"""Characters up to which counting the tokens that a text has at the least is not worth it."""
 _MAX_IMAGES = 128
 
 
@@ -65,11 +65,26 @@ class Vocabulary:
         self._backend.no_truncation()
         self._backend.no_padding()
         self._spelled: dict[int, tuple[str, bytes]] = {}
+        self._lengths = Lengths(self._backend)
         self._template_arguments = set(inspect.signature(tokenizer.apply_chat_template).parameters)
 
-    def encode(self, text: str, *, special: bool) -> list[int]:
-        """Tokens of a text; with `special` also those that a text begins or ends with."""
-        return list(self._backend.encode(text, add_special_tokens=special).ids)
+    def encode(self, text: str, *, special: bool, room: int | None = None) -> list[int]:
+        """Tokens of a text; with `special` also those that a text begins or ends with.
+
+        Args:
+            text: of any length; other threads run meanwhile.
+            special: whether to add these.
+            room: tokens that a prompt must have fewer than.
+
+        Raises:
+            ApiError: status 400: there is no room, which is found before the tokens are made where it can be.
+        """
+        if room is not None and len(text) > _SHORT:
+            fewest = self._lengths.fewest(text)
+            if fewest >= room:
+                raise context_exceeded(room, fewest, at_least=True)
+        (encoding,) = self._backend.encode_batch_fast([text], add_special_tokens=special)
+        return list(encoding.ids)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of tokens; special tokens have none."""
@@ -102,8 +117,9 @@ class Vocabulary:
                 add_generation_prompt=True,
                 **options,
             )
-        except (TemplateError, TypeError, ValueError) as error:
-            raise invalid(f"the chat template does not take these messages: {error}", "messages") from None
+        except Exception as error:  # a template is a program, and its input is the client's
+            problem = str(error) or type(error).__name__
+            raise invalid(f"the chat template does not take these messages: {problem}", "messages") from None
         return str(text)
 
     def _spell(self, token: int) -> tuple[str, bytes]:
@@ -145,16 +161,17 @@ class Prompts:
     async def load(self, load: Load) -> None:
         """Loads what it takes, which it does not do twice."""
         self.vocabulary, self._images = await self._pool.run(load)
+        gc.freeze()  # what is there by now stays: large requests need not have it all looked through again
         self.loaded = True
 
-    async def of_text(self, text: str | list[int], *, special: bool) -> Prompt:
-        """A prompt of /v1/completions; `special` as of `Vocabulary.encode`."""
+    async def of_text(self, text: str | list[int], room: int, *, special: bool) -> Prompt:
+        """A prompt of /v1/completions; arguments and errors as of `Vocabulary.encode`."""
         if isinstance(text, list):
             return Prompt(text)
-        return Prompt(await self._encode(text, special=special))
+        return Prompt(await self._encode(text, room, special=special))
 
     async def of_messages(
-        self, messages: Sequence[Message], options: dict[str, Any], room: int, *, special: bool
+        self, messages: Sequence[Message], options: dict[str, Any], room: int, *, special: bool, size: int
     ) -> tuple[Prompt, list[ImageInput]]:
         """A prompt of /v1/chat/completions, and the pixels of its images.
 
@@ -163,6 +180,7 @@ class Prompts:
             options: switches of the chat template.
             room: tokens that there is room for.
             special: as of `Vocabulary.encode`.
+            size: bytes that messages and options were sent in, at the most.
 
         Raises:
             ApiError: status 400.
@@ -172,7 +190,10 @@ class Prompts:
             raise invalid("the model takes no images", "messages", "unsupported_parameter")
         if len(urls) > _MAX_IMAGES:
             raise invalid(f"{len(urls)} images are more than {_MAX_IMAGES}", "messages")
-        tokens = await self._encode(self.vocabulary.render(messages, options), special=special)
+        if len(messages) >= room:  # none is without a token
+            raise context_exceeded(room, len(messages), at_least=True)
+        text = await self._pool.fit(size, self.vocabulary.render, messages, options)
+        tokens = await self._encode(text, room, special=special)
         if not urls:
             return Prompt(tokens), []
         if len(tokens) > room:
@@ -200,10 +221,10 @@ class Prompts:
         assert self._images is not None
         return [await self._image(self._images.read, file, number) for number, file in enumerate(files)]
 
-    async def _encode(self, text: str, *, special: bool) -> list[int]:
-        if len(text) <= _QUICK:
-            return self.vocabulary.encode(text, special=special)
-        return await self._pool.run(lambda: self.vocabulary.encode(text, special=special))
+    async def _encode(self, text: str, room: int, *, special: bool) -> list[int]:
+        return await self._pool.fit(
+            len(text), lambda: self.vocabulary.encode(text, special=special, room=room)
+        )
 
     async def _file(self, url: str) -> bytes:
         if url[:5].lower() == "data:":
@@ -254,17 +275,6 @@ def _template_message(message: Message) -> dict[str, Any]:
         content = "\n".join(part.text for part in message.content if not isinstance(part, ImagePart))
     said = {"role": role, "content": content}
     return said if message.name is None else {**said, "name": message.name}
-
-
-def byte_letters() -> dict[str, int]:
-    """The letters that byte-level vocabularies write bytes with, as GPT-2's.
-
-    Printable ones stand for themselves, the others are the code points from 256 on, in order.
-    """
-    plain = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    letters = {chr(byte): byte for byte in plain}
-    others = (byte for byte in range(256) if byte not in set(plain))
-    return letters | {chr(256 + number): byte for number, byte in enumerate(others)}
 
 
 _LETTERS = byte_letters()

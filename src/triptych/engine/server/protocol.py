@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from triptych.engine.messages import Sampling
 from triptych.engine.server.errors import ApiError, invalid
+from triptych.engine.server.structure import check_structure
 from triptych.engine.server.unsupported import Unsupported
 
 _GREEDY = 1e-5
@@ -21,6 +22,7 @@ MAX_CHOICES = 128
 """Of `n`, as OpenAI has it."""
 _MAX_STOPS = 16
 _MAX_STOP_LENGTH = 1024
+_MAX_STOP_TOKENS = 1024
 _DEFAULT_COMPLETION_TOKENS = 16
 """Of /v1/completions, where a request does not say."""
 
@@ -112,6 +114,8 @@ class Options(Unsupported, kw_only=True):
         for stop in self.stops:
             if not 0 < len(stop) <= _MAX_STOP_LENGTH:
                 raise invalid(f"a stop string must have 1 to {_MAX_STOP_LENGTH} characters", "stop")
+        if len(self.stop_token_ids or ()) > _MAX_STOP_TOKENS:
+            raise invalid(f"at most {_MAX_STOP_TOKENS} stop tokens are supported", "stop_token_ids")
         if self.min_tokens and not (self.ignore_eos and not self.stops and not self.stop_token_ids):
             problem = "min_tokens is supported only where nothing ends an answer early; set ignore_eos"
             raise invalid(problem, "min_tokens", "unsupported_parameter")
@@ -240,16 +244,15 @@ def parse(kind: type[R], body: bytes | bytearray) -> R:
     """A request from its body.
 
     Raises:
-        ApiError: status 400: it is no JSON, a field is wrong, or one is not supported.
+        ApiError: status 400: it is no JSON, too deep, a field is wrong, or one is not supported.
     """
+    check_structure(body)
     try:
         request = msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
         raise _wrong_field(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise invalid(f"the body is not JSON: {error}") from None
-    except RecursionError:
-        raise invalid("the body is nested too deeply") from None
     request.check()
     return request
 

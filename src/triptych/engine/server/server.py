@@ -102,6 +102,7 @@ class Server:
             created=int(time.time()),
             client=client,
             prompts=prompts,
+            pool=self._pool,
             bodies=Bodies(max_body, _HELD_BODIES),
             queue=Queue(settings.max_queue),
             metrics=metrics,
