@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 
 from triptych.cost.links import (
@@ -10,33 +12,51 @@ from triptych.cost.links import (
     kv_transfer_bytes,
     port,
 )
-from triptych.spec.deployment import Parallelism, PoolLink
+from triptych.spec.deployment import Pool, PoolLink
+from triptych.spec.device import Device, Node
 
 from .shapes import LLAMA_3_8B, REAL, TINY, TINY_VISION, device, node, pool
 
 
+@dataclass(frozen=True)
+class End:
+    name: str
+    pool: Pool
+    device: Device
+    node: Node | None = None
+
+
 def test_a_port_is_all_the_network_ports_of_an_instance() -> None:
-    four = port(device(), node(), Parallelism(tensor=2, pipeline=2))
+    four = port(End("p", pool(tensor=2, pipeline=2), device(), node()))
     assert (four.bandwidth, four.latency) == (4 * 50e9, 20e-6)
-    assert port(REAL, node(), Parallelism()).bandwidth == 0.75 * 50e9
+    assert port(End("p", pool(), REAL, node())).bandwidth == 0.75 * 50e9
 
 
 def test_without_a_node_the_devices_link_is_the_port() -> None:
-    assert port(device(), None, Parallelism(tensor=2)).bandwidth == 2 * 300e9
+    assert port(End("p", pool(tensor=2), device())).bandwidth == 2 * 300e9
 
 
 def test_each_end_of_a_transfer_has_its_own_port() -> None:
-    wide, narrow = port(device(), None, Parallelism()), port(device(), node(), Parallelism())
-    ports = between((), "prefill", "decode", wide, narrow)
-    assert ports == (wide, narrow)
+    wide, narrow = End("prefill", pool(), device()), End("decode", pool(), device(), node())
+    assert between((), wide, narrow) == (port(wide), port(narrow))
 
 
 def test_a_declared_link_replaces_the_ports_in_its_direction() -> None:
     links = [PoolLink.parse({"from": "prefill", "to": "decode", "bandwidth": "1 GB/s", "latency": "1 ms"})]
-    wide = port(device(), None, Parallelism())
-    for end in between(links, "prefill", "decode", wide, wide):
+    prefill, decode = End("prefill", pool(), device()), End("decode", pool(), device())
+    for end in between(links, prefill, decode):
         assert (end.bandwidth, end.latency) == (1e9, pytest.approx(1e-3))
-    assert between(links, "decode", "prefill", wide, wide) == (wide, wide)
+    assert between(links, decode, prefill) == (port(decode), port(prefill))
+
+
+def test_a_declared_link_is_of_each_device_as_a_data_sheet_has_it() -> None:
+    """Who writes down the device's own link gets what a pool has without nodes."""
+    sheet = device()
+    links = [PoolLink.parse({"from": "prefill", "to": "decode", "bandwidth": sheet.link.bandwidth})]
+    prefill, decode = End("prefill", pool(tensor=4), sheet), End("decode", pool(tensor=2, data=4), sheet)
+    out, into = between(links, prefill, decode)
+    assert (out.bandwidth, into.bandwidth) == (4 * 300e9, 8 * 300e9)
+    assert (out.bandwidth, into.bandwidth) == (port(prefill).bandwidth, port(decode).bandwidth)
 
 
 def test_sizes_of_what_is_sent() -> None:

@@ -137,6 +137,27 @@ def test_nothing_fits_a_tiny_device() -> None:
     assert line.endswith("use a larger device or a narrower precision")
 
 
+def test_more_declared_blocks_than_the_device_has_memory_for() -> None:
+    line = error_of(LLAMA_3_8B, device(), kv_blocks=45_000)
+    room = (80e9 - 2 * 8.03e9) / 1e9  # 2 MiB a block
+    assert line.startswith(
+        "d.yaml: pools.p.kv_blocks: 45,000 blocks take 94.37 GB on each A100-80GB, which has "
+    )
+    assert float(line.split("which has ")[1].split(" GB")[0]) == pytest.approx(room, rel=1e-3)
+    assert line.endswith("declare at most 30,488, or remove it for what memory leaves")
+
+
+def test_lanes_of_a_pipeline_hold_their_declared_blocks_on_the_same_devices() -> None:
+    most = 2 * 30_488
+    assert plan_memory(LLAMA_3_8B, device(), pool(kv_blocks=34_000, pipeline=2), field="").kv_blocks == 34_000
+    assert "kv_blocks" in error_of(LLAMA_3_8B, device(), kv_blocks=most, pipeline=2)
+
+
+def test_declared_blocks_may_take_more_than_the_fraction_leaves() -> None:
+    """What an engine that runs is known to hold is true, whatever the fraction says."""
+    assert plan_memory(LLAMA_3_8B, device(), pool(kv_blocks=30_000, memory_fraction=0.5), field="")
+
+
 def test_declared_blocks_do_not_hide_weights_that_do_not_fit() -> None:
     assert "does not fit" in error_of(LLAMA_2_70B, device(), kv_blocks=100)
 

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import pytest
 from tests.engine import tiny
 
+from triptych import catalog
 from triptych.engine import servable
 from triptych.engine.server.main import serve
 from triptych.engine.server.server import Settings
@@ -125,7 +126,9 @@ def test_that_takes_no_torch(tmp_path: Path) -> None:
 
 
 def test_what_the_worker_refuses_is_one_line_that_names_the_users_file(tmp_path: Path) -> None:
-    file = declare(tiny.config_file("qwen3", tmp_path), tmp_path)
+    vast = catalog.device("CPU").model_copy(update={"memory": 1e18})  # so that planning allows the blocks
+    (tmp_path / "vast.yaml").write_text(vast.to_yaml(), encoding="utf-8")
+    file = declare(tiny.config_file("qwen3", tmp_path), tmp_path, device="vast.yaml")
     command = [sys.executable, "-m", "triptych", "serve", str(file), "--port", "0"]
     done = subprocess.run(
         [*command, "--set", "pools.all.kv_blocks=900000000"],

@@ -44,10 +44,11 @@ def plan_memory(
     alone. KV blocks fill what `memory_fraction` leaves, unless `pool.kv_blocks` says how many there are.
 
     Raises:
-        SpecError: the parallelism is not legal for the model, or the model does not fit: then with the bytes
-            that are missing and the parallelism that would fit.
+        SpecError: the parallelism is not legal for the model; the model does not fit: then with the bytes
+            that are missing and the parallelism that would fit; or the declared KV blocks do not.
     """
     check_parallelism(model, pool, field, file)
+    _check_kv_blocks(model, device, pool, field, file)
     plan, missing = _layout(model, device, pool)
     if missing > 0:
         raise SpecError(field, _does_not_fit(model, device, pool, plan, missing), file=file)
@@ -131,7 +132,7 @@ def _layout(model: Model, device: Device, pool: Pool) -> tuple[MemoryPlan, float
     embeddings = embedding_bytes(model, device, pool)
     stores_kv = pool.phases != ("encode",)
     block = kv_bytes_per_block(model, pool) if stores_kv else 0.0
-    lanes = 1 if SCHEDULERS[pool.scheduler.policy].shares else pool.parallel.pipeline
+    lanes = _lanes_on_a_device(pool)
     free = device.memory * pool.memory_fraction - weights - activations - embeddings
     if pool.kv_blocks is not None and stores_kv:
         plan = MemoryPlan(weights, activations, embeddings, block, pool.kv_blocks)
@@ -139,6 +140,31 @@ def _layout(model: Model, device: Device, pool: Pool) -> tuple[MemoryPlan, float
     blocks = int(max(free, 0) // block) // lanes if stores_kv else 0
     plan = MemoryPlan(weights, activations, embeddings, block, blocks)
     return plan, block * lanes - free if blocks == 0 else 0.0
+
+
+def _lanes_on_a_device(pool: Pool) -> int:
+    """Lanes whose blocks lie on the same devices: those of a pipeline's stages, unless they share one pool."""
+    return 1 if SCHEDULERS[pool.scheduler.policy].shares else pool.parallel.pipeline
+
+
+def _check_kv_blocks(model: Model, device: Device, pool: Pool, field: str, file: str | Path | None) -> None:
+    """Declared KV blocks lie in the memory that the device has beside the weights.
+
+    They are known from an engine that runs, which may have been granted more than `memory_fraction` and may
+    need less for activations than is reckoned here: only what cannot be is refused.
+    """
+    if pool.kv_blocks is None:
+        return
+    room = device.memory - weights_bytes(model, pool, device)
+    block = kv_bytes_per_block(model, pool) * _lanes_on_a_device(pool)
+    if room < 0 or pool.kv_blocks * block <= room:
+        return
+    problem = (
+        f"{pool.kv_blocks:,} blocks take {pool.kv_blocks * block / 1e9:,.2f} GB on each {device.name}, "
+        f"which has {room / 1e9:,.2f} GB beside the weights"
+    )
+    fix = f"declare at most {int(room // block):,}, or remove it for what memory leaves"
+    raise SpecError(f"{field}.kv_blocks", f"{problem}; {fix}", file=file)
 
 
 def _does_not_fit(model: Model, device: Device, pool: Pool, plan: MemoryPlan, missing: float) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
-from triptych.cost import between, embedding_transfer_bytes, kv_transfer_bytes, port
+from triptych.cost import between, embedding_transfer_bytes, kv_transfer_bytes
 from triptych.plan import PoolPlan
 from triptych.policy import ROUTERS, Phase
 from triptych.policy.request import ENCODE
@@ -100,13 +100,7 @@ def _instance(simulator: Simulator, plan: PoolPlan, number: int, lane_numbers: I
 
 
 def _way(deployment: Deployment, source: PoolPlan, target: PoolPlan) -> Way:
-    out, into = between(
-        deployment.links,
-        source.name,
-        target.name,
-        port(source.device, source.node, source.pool.parallel),
-        port(target.device, target.node, target.pool.parallel),
-    )
+    out, into = between(deployment.links, source, target)
     share = 1.0 if source.calibration is None else source.calibration.link_share
     return Way(
         out=out.bandwidth * share,

@@ -165,7 +165,7 @@ class PoolLink(Spec):
     source: str = Field(alias="from")
     target: str = Field(alias="to")
     bandwidth: BytesPerSecond
-    """Of one instance's port, one direction; shared fairly by the transfers through it."""
+    """Per device, one direction, as reached; an instance's port is as wide as those of all its devices."""
     latency: Seconds = 0.0
 
 

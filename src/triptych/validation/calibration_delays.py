@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from triptych.cost import between, port
+from triptych.cost import between
 from triptych.plan import PoolPlan
 from triptych.record import Run
 from triptych.record.logs import Floats, Ints
@@ -159,16 +159,12 @@ def link_share(run: Run, deployment: Deployment, plans: Mapping[str, PoolPlan]) 
     pools = [plans[info.pool] for info in run.instances]
     shares = []
     for row in rows.tolist():
-        out, into = _ports(deployment, pools[columns["source"][row]], pools[columns["target"][row]])
+        ends = (pools[columns[end][row]] for end in ("source", "target"))
+        out, into = between(deployment.links, *ends)
         seconds = columns["end"][row] - columns["start"][row] - max(out.latency, into.latency)
         if seconds > 0:
             shares.append(columns["bytes"][row] / seconds / min(out.bandwidth, into.bandwidth))
     return (float(np.median(shares)), len(shares)) if len(shares) >= _FEWEST else None
-
-
-def _ports(deployment: Deployment, source: PoolPlan, target: PoolPlan) -> Any:
-    ends = (port(plan.device, plan.node, plan.pool.parallel) for plan in (source, target))
-    return between(deployment.links, source.name, target.name, *ends)
 
 
 def _alone(source: Ints, target: Ints, start: Floats, end: Floats) -> Ints:
