@@ -143,7 +143,7 @@ def _layout(model: Model, device: Device, pool: Pool) -> tuple[MemoryPlan, float
 
 
 def _lanes_on_a_device(pool: Pool) -> int:
-    """Lanes whose blocks lie on the same devices: those of a pipeline's stages, unless they share one pool."""
+    """Lanes whose blocks lie on the same devices: those of a pipeline's stages, unless these share them."""
     return 1 if SCHEDULERS[pool.scheduler.policy].shares else pool.parallel.pipeline
 
 
