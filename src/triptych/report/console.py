@@ -53,10 +53,15 @@ def simulate_and_report(
     with _interrupts() as interrupted, _progress() as bar:
         task = bar.add_task("simulating", total=None, rate="")
         began = shown = time.monotonic()
+        most = 0
 
         def progress(done: int, total: int, virtual: float) -> bool:
-            nonlocal shown
+            nonlocal began, shown, most
             now = time.monotonic()
+            if done < most:
+                bar.reset(task, description="again, for the interval")
+                began = shown = now
+            most = done
             if now - shown > _SECONDS_BETWEEN_UPDATES:
                 shown = now
                 rate = f"{done / (now - began):,.0f} requests/s, at {seconds(virtual)} of virtual time"
@@ -73,7 +78,7 @@ def simulate_and_report(
     print_prediction(summary.meta, console)
     if out is not None:
         console.print(f"run record in {out}", highlight=False)
-    return not run.interrupted
+    return not run.interrupted and not interrupted
 
 
 def _progress() -> Progress:

@@ -7,21 +7,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
-from triptych.plan import PoolPlan, check_calibration, plan_pools, rooted
+from triptych.plan import check_calibration, plan_pools, rooted
 from triptych.record import Run
-from triptych.record.assemble import lane_log, request_columns, spans, transfers
-from triptych.record.held import held_back
-from triptych.record.logs import Floats
+from triptych.simulation.again import Case, all_figures
 from triptych.simulation.build import build
-from triptych.simulation.interval import prediction_interval
-from triptych.simulation.provenance import predicted_from
-from triptych.simulation.simulator import Progress, Simulator
+from triptych.simulation.interval import Figures, prediction_interval
+from triptych.simulation.outcome import outcome
+from triptych.simulation.simulator import Progress
 from triptych.spec.base import Spec, SpecError, read_yaml
 from triptych.spec.deployment import Deployment
 from triptych.spec.workload import WorkloadSpec
-from triptych.version import __version__
 from triptych.workload import Requests, generate
 
 
@@ -45,9 +40,10 @@ def simulate(
             same result to rounding.
         interval: whether to run it twice more, with every batch as fast and as slow as its time may well be:
             `meta["interval"]` then has a 90 % interval of the latencies and of throughput, and bounds of the
-            SLO that lie within it are uncertain.
+            SLO that lie within it are uncertain. Where that takes long both are run at once, on two cores.
         progress: called every few thousand events with (requests that have ended, requests in all, virtual
-            seconds); if it returns False the run is cut short and what is finished is kept.
+            seconds), once more from the start for the interval; if it returns False the run is cut short and
+            what is finished is kept, and an interval that is not finished is left out.
 
     Returns:
         The run record; `triptych.summarise` computes the metrics from it.
@@ -85,19 +81,20 @@ def simulate(
             raise SpecError(error.field, error.problem, file=workload_file) from None
         raise
     simulator.run(progress)
-    run = _record(simulator, plans, requests, deployment, time.perf_counter() - began)
+    run = outcome(simulator, plans, requests, deployment, time.perf_counter() - began)
     if not isinstance(workload, Requests):
         slo = [] if workload.slo is None else workload.slo.bounds()
         run = replace(run, slo=slo, meta={**run.meta, "declared_rate": workload.rate})
     if interval and not run.interrupted:
+        case = Case(deployment, requests, jump, run.slo, run.meta, run.horizon)
+        seconds = time.perf_counter() - began
 
-        def again(scaled: list[PoolPlan]) -> Run:
-            other = build(deployment, scaled, requests, jump=jump)
-            other.run(None)
-            scaled_run = _record(other, scaled, requests, deployment, 0.0)
-            return replace(scaled_run, meta=run.meta)
+        def again(slownesses: list[dict[str, float]]) -> list[Figures] | None:
+            return all_figures(case, slownesses, plans, progress, seconds)
 
-        run = replace(run, meta={**run.meta, "interval": prediction_interval(run, plans, again)})
+        found = prediction_interval(run, plans, again)
+        if found is not None:
+            run = replace(run, meta={**run.meta, "interval": found})
     if isinstance(workload, Requests):
         return run
     return replace(run, workload_yaml=workload.to_yaml(), meta={**run.meta, "seed": workload.seed})
@@ -139,51 +136,3 @@ def _check_place(file: str | Path, *, is_: type[Spec], belongs: type[Spec]) -> N
 
 def _file(declared: object) -> str | Path | None:
     return declared if isinstance(declared, (str, Path)) else None
-
-
-def _record(
-    simulator: Simulator,
-    plans: list[PoolPlan],
-    requests: Requests,
-    deployment: Deployment,
-    wall_seconds: float,
-) -> Run:
-    """The run record of a simulator that has run."""
-    simulator.close()
-    recorder = simulator.recorder
-    columns = request_columns(recorder, requests.output_tokens)
-    held = {"held_back": held_back(requests.arrival, columns["arrival"])} if requests.is_held_back else {}
-    ends = columns["end"][~np.isnan(columns["end"])]
-    done = len(ends) == len(requests)
-    by_pool = {plan.name: plan for plan in plans}
-    owners = [instance for instance in simulator.instances for _ in instance.lanes]
-    lanes = [
-        lane_log(lane.journal, number, by_pool[instance.pool].cost)
-        for instance in simulator.instances
-        for number, lane in enumerate(instance.lanes)
-    ]
-    return Run(
-        requests=columns,
-        lanes=lanes,
-        spans=spans(recorder),
-        transfers=transfers(recorder),
-        instances=[by_pool[place.pool].describe(place.number) for place in simulator.instances],
-        horizon=_horizon(ends, simulator) if done and len(ends) else simulator.now,
-        deployment_yaml=deployment.to_yaml(),
-        producer="simulate",
-        interrupted=simulator.interrupted,
-        meta={
-            "version": __version__,
-            "wall_seconds": wall_seconds,
-            "efficiencies": {plan.name: plan.device.efficiency.source for plan in plans},
-            "calibrated": plans[0].calibration is not None,
-            "predicted_from": predicted_from(lanes, [by_pool[place.pool].cost for place in owners]),
-            **held,
-        },
-    )
-
-
-def _horizon(ends: Floats, simulator: Simulator) -> float:
-    """When all is over: a batch may run on after the clients of its requests have given up."""
-    runners = [lane.runner for instance in simulator.instances for lane in instance.lanes]
-    return max(float(ends.max()), *(runner.end for runner in runners))

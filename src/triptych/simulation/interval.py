@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import exp, inf, isfinite, isnan
 from typing import Any
 
@@ -34,9 +34,9 @@ class Figures:
 
 
 def prediction_interval(
-    run: Run, plans: Sequence[PoolPlan], again: Callable[[list[PoolPlan]], Run]
-) -> dict[str, Any]:
-    """A 90 % interval of the latencies and of throughput.
+    run: Run, plans: Sequence[PoolPlan], again: Callable[[list[dict[str, float]]], list[Figures] | None]
+) -> dict[str, Any] | None:
+    """A 90 % interval of the latencies and of throughput; None if it was not waited for.
 
     The time of every batch is uncertain by what its operators' estimators get wrong at sizes they were not
     shown, or by how far rooflines are from measurements (`IterationCost.deviation`). All batches of a pool,
@@ -45,7 +45,8 @@ def prediction_interval(
     Args:
         run: predicted with `plans`, with the SLO it is held to.
         plans: of the pools.
-        again: runs the same requests with other costs.
+        again: runs the same requests with every batch so many times as long, by pool, for each of several;
+            None if it was stopped.
 
     Returns:
         Metric -> statistic -> [low, high], in seconds; `output_tokens` in tokens/s; `deviation` by pool.
@@ -53,14 +54,14 @@ def prediction_interval(
         grows or requests failed.
     """
     deviations = {plan.name: _deviation(run, plan) for plan in plans}
-
-    def at(quantile: float) -> Figures:
-        scaled = [
-            replace(plan, cost=plan.cost.scaled(exp(quantile * deviations[plan.name]))) for plan in plans
+    ends = again(
+        [
+            {name: exp(quantile * deviation) for name, deviation in deviations.items()}
+            for quantile in (-_QUANTILE, _QUANTILE)
         ]
-        return figures(replace(again(scaled), slo=run.slo))
-
-    ends = [at(-_QUANTILE), at(_QUANTILE)]
+    )
+    if ends is None:
+        return None
     interval: dict[str, Any] = {"level": LEVEL, "deviation": deviations}
     for metric in METRICS:
         known = [end.latency[metric] for end in ends if metric in end.latency]
