@@ -23,9 +23,9 @@ import torch
 
 from triptych import catalog
 from triptych.engine.graphs import CUDACapture
+from triptych.engine.kernels.fit import fit
 from triptych.engine.loader import load
 from triptych.engine.messages import Sampling
-from triptych.engine.packed import pack
 from triptych.engine.runner import Runner, Work
 from triptych.engine.sequence import Sequence
 from triptych.policy import Request
@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--device", default="CPU", help="name in the device catalogue of the one at hand")
     parser.add_argument("--model", default="OPT-125M", help="name in the model catalogue")
     parser.add_argument("--batches", default="1,8,32,128", help="sequences that decode at once")
+    parser.add_argument("--dtype", choices=["bf16", "fp32"], default="bf16")
     parser.add_argument("--context", type=int, default=1024, help="tokens of each")
     parser.add_argument("--prompts", default="", help="lengths of prompts that are prefilled alone")
     parser.add_argument("--generate", action="store_true", help="time Hugging Face's generate too")
@@ -50,26 +51,36 @@ def main() -> None:
     logging.basicConfig(format="%(message)s", level=logging.INFO)  # which attention was tried
     batches = [int(count) for count in options.batches.split(",")]
     where = "cpu" if options.device == "CPU" else "cuda"
-    model = load(f"random:{options.model}", dtype=torch.bfloat16, device=where)
+    dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[options.dtype]
+    model = load(f"random:{options.model}", dtype=dtype, device=where)
     weights = sum(weight.numel() * weight.element_size() for weight in model.model.parameters())
     inputs, head = model.model.get_input_embeddings().weight, model.model.get_output_embeddings().weight
-    # Of the products of a prompt, the head's are for its last token alone: two bytes, and two FLOP, a weight.
-    prompt_flop = weights - inputs.numel() * 2 - (0 if inputs is head else head.numel() * 2)
+    # Of the products of a prompt, the head's are for its last token alone.
+    others = inputs.numel() + (0 if inputs is head else head.numel())
+    prompt_flop = 2 * (weights // dtype.itemsize - others)
     if inputs is not head:  # of the embedding a decode reads a row a token
         weights -= inputs.numel() * inputs.element_size()
-    if where == "cpu":
-        pack(model.model)
     prompts = [int(length) for length in options.prompts.split(",") if length]
-    pages = -(-max(options.context, *prompts, 1) // BLOCK)
-    runner = Runner(model, blocks=max(batches) * pages, block_size=BLOCK)
+    longest = max(options.context, *prompts, 1)
+    pages = -(-longest // BLOCK)
+    places = max(batches) * pages * BLOCK
+    fitted = fit(model, batch=max(batches), chunk=longest, places=places) if where == "cpu" else None
+    runner = Runner(
+        model,
+        blocks=max(batches) * pages,
+        block_size=BLOCK,
+        attention=None if fitted is None else fitted.attention,
+        kv=None if fitted is None else fitted.kv,
+    )
     runner.warm_up()
     sequences = [sequence(number, options.context, pages, model.vocab_size) for number in range(max(batches))]
     device, text = catalog.device(options.device), catalog.model(options.model).text
-    kv = 2 * model.layers * model.kv_heads * model.head_dim * 2
+    kv = 2 * model.layers * model.kv_heads * model.head_dim * dtype.itemsize
     decode_bound = {count: (weights + count * options.context * kv) / device.bandwidth for count in batches}
     pairs = 4 * model.layers * text.heads * model.head_dim
     prompt_bound = {
-        length: (prompt_flop * length + pairs * length**2 / 2) / device.flops["bf16"] for length in prompts
+        length: (prompt_flop * length + pairs * length**2 / 2) / device.flops[options.dtype]
+        for length in prompts
     }
     print(f"{options.model}, {options.context} tokens each; {runner.attention.name}", flush=True)
     figures: dict[str, object] = {"model": options.model, "attention": runner.attention.name}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import pytest
@@ -13,6 +14,10 @@ from torch import Tensor, nn
 from triptych.engine import definition, piece
 from triptych.engine.attention import PIECE_BY_PIECE, KVPool, Pass, Piece, attend
 from triptych.engine.definition import Scoring, attend_by_definition
+from triptych.engine.kernels.candidates import DECODES, attention
+
+KERNELS = [None, *product(["flash", "blocks of 64", "blocks of 128"], DECODES)]
+"""Of prompts and of single tokens; None: as devices without a choice attend."""
 
 
 class Layer(nn.Module):
@@ -55,8 +60,9 @@ def expected_of(
     anywhere=st.booleans(),
     sinks=st.booleans(),
     softcap=st.sampled_from([None, None, 1.5]),
+    kernels=st.sampled_from(KERNELS),
 )
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_each_piece_sees_its_own_context(
     lengths: list[tuple[int, int]],
     kv_heads: int,
@@ -66,13 +72,23 @@ def test_each_piece_sees_its_own_context(
     anywhere: bool,
     sinks: bool,
     softcap: float | None,
+    kernels: tuple[str, str] | None,
 ) -> None:
+    chosen = PIECE_BY_PIECE if kernels is None or anywhere else attention(*kernels)
     side_by_side = lie == "side by side"
     width, heads = 8, kv_heads * shared
     noise = torch.Generator().manual_seed(1)
-    pool = KVPool(layers=2, tokens=400, heads=kv_heads, head_dim=width, dtype=torch.float32, device="cpu")
-    pool.keys[1] = torch.randn(400, kv_heads, width, generator=noise)
-    pool.values[1] = torch.randn(400, kv_heads, width, generator=noise)
+    pool = KVPool(
+        layers=2,
+        tokens=400,
+        heads=kv_heads,
+        head_dim=width,
+        dtype=torch.float32,
+        device="cpu",
+        columns=chosen.columns,
+    )
+    pool.keys[1, :400] = torch.randn(400, kv_heads, width, generator=noise)
+    pool.values[1, :400] = torch.randn(400, kv_heads, width, generator=noise)
     free = torch.arange(400) if side_by_side else torch.randperm(400, generator=noise)
     if lie == "in stretches":
         free = (torch.randperm(400 // 16, generator=noise)[:, None] * 16 + torch.arange(16)).flatten()
@@ -84,8 +100,8 @@ def test_each_piece_sees_its_own_context(
         first, used = first + tokens, used + history + tokens
     query = torch.randn(1, heads, first, width, generator=noise)
     key, value = (torch.randn(1, kv_heads, first, width, generator=noise) for _ in range(2))
-    lines = None if anywhere else PIECE_BY_PIECE.prepare(pieces)
-    batch = Pass(pool, pieces, torch.cat(places), PIECE_BY_PIECE, lines)
+    lines = None if anywhere else chosen.prepare(pieces)
+    batch = Pass(pool, pieces, torch.cat(places), chosen, lines)
     more: dict[str, Any] = {"sinks": torch.randn(heads, generator=noise) if sinks else None}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(definition, "_SCORES", 64)  # so that a piece takes several steps

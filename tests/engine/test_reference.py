@@ -17,14 +17,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from triptych.engine.core import Engine
+from triptych.engine.kernels.candidates import attention
+from triptych.engine.kernels.linear import pack
 from triptych.engine.loader import LoadedModel
 from triptych.engine.messages import Abort, ImageInput, Sampling, Submit, Tokens
-from triptych.engine.packed import pack
 from triptych.engine.runner import Runner, patches
 from triptych.policy import SCHEDULERS, EmbeddingCache, KVCache
 
 from . import more, tiny
 
+KERNELS = (("flash", "flash"), ("blocks of 128", "products"), ("blocks of 64", "embedding bags"))
+"""Of prompts and of single tokens."""
 POLICIES = ("static", "orca", "vllm", "sarathi", "unified")
 LONGEST = 20
 """Output tokens of the reference."""
@@ -60,7 +63,7 @@ def family(name: str) -> Family:
         reference = tiny.build(name, Path(folder), attention="eager", device="cpu")
         model = tiny.build(name, Path(folder))
     if tiny.DEVICE == "cpu":
-        pack(model.model)
+        pack(model.model, model.dtype)
     chance = random.Random(name)
     roots = [[chance.randrange(500) for _ in range(60)] for _ in range(3)]
     prompts = []
@@ -117,6 +120,7 @@ class Plan:
     requests: list[tuple[int, int]]
     """Prompt and output tokens."""
     seed: int
+    """Of arrivals and, on the CPU, of the choice of kernels."""
 
 
 @st.composite
@@ -175,7 +179,9 @@ def check(name: str, plan: Plan) -> Engine:
     kv = KVCache(plan.blocks, plan.block_size, prefix_cache=plan.prefix_cache)
     embeddings = EmbeddingCache(12, 4) if model.image_token_id is not None else None
     scheduler = SCHEDULERS[plan.policy](kv, embeddings, **plan.knobs)
-    engine = Engine(Runner(model, blocks=plan.blocks, block_size=plan.block_size), scheduler)
+    kernels = attention(*KERNELS[plan.seed % len(KERNELS)]) if tiny.DEVICE == "cpu" else None
+    runner = Runner(model, blocks=plan.blocks, block_size=plan.block_size, attention=kernels)
+    engine = Engine(runner, scheduler)
     chance = random.Random(plan.seed)
     requests = [(which % len(prompts), count) for which, count in plan.requests]
     to_come = [

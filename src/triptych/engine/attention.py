@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from triptych.engine.definition import Scoring
-from triptych.engine.flash_cpu import Stretches, attend_stretches, stretches
-from triptych.engine.piece import attend_piece, on_cpu
+from triptych.engine.kernels.flash import Stretches, attend_stretches, stretches
+from triptych.engine.piece import Kernel, attend_piece, on_cpu
 
 NAME = "triptych_paged"
 """Under which transformers knows it (`attn_implementation`)."""
@@ -26,6 +26,10 @@ _UNSERVED = ("position_bias", "indices", "block_indices")
 _LONG = 8
 """Mean tokens of a piece from which the CPU writes pieces faster than single tokens: 2048 tokens of 12 heads
 of 64 in half of the time (fp32), or a quarter (bf16)."""
+COLUMNS = 64
+"""Tokens of a row of keys that lie in columns."""
+Own = tuple[Tensor, Tensor]
+"""Keys and values of the packed tokens as the layer has computed them, shape (KV heads, tokens, head_dim)."""
 
 
 class KVPool:
@@ -44,6 +48,9 @@ class KVPool:
         head_dim: values of a head.
         dtype: of keys and values.
         device: where they are.
+        columns: whether each number of a head's keys lies side by side for all tokens, as `bags.py` reads
+            them; the CPU only. There may be more places then: an odd number of rows of `COLUMNS`, so that the
+            rows of a token do not all compete for the same lines of a cache.
     """
 
     def __init__(
@@ -55,17 +62,28 @@ class KVPool:
         head_dim: int,
         dtype: torch.dtype,
         device: torch.device | str,
+        columns: bool = False,
     ) -> None:
-        on_cpu = torch.device(device).type == "cpu"
-        shape = (layers, heads, tokens, head_dim) if on_cpu else (layers, tokens, heads, head_dim)
-        self.keys, self.values = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
-        if on_cpu:
-            self.keys, self.values = self.keys.transpose(1, 2), self.values.transpose(1, 2)
+        if columns:
+            tokens = (-(-tokens // COLUMNS) | 1) * COLUMNS
+        by_head = torch.device(device).type == "cpu"
+        shape = (layers, heads, tokens, head_dim) if by_head else (layers, tokens, heads, head_dim)
+        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        if by_head:
+            self.values = self.values.transpose(1, 2)
+        if columns:
+            by_number = torch.zeros((layers, heads, head_dim, tokens), dtype=dtype, device=device)
+            self.keys = by_number.permute(0, 3, 1, 2)
+        else:
+            self.keys = torch.zeros_like(self.values)  # with the same strides
 
     def copy_pages(self, sources: list[int], targets: list[int], size: int) -> None:
         """Copies pages of `size` tokens within the pool, all at once: one may be a source and a target."""
+        whole = self.keys.shape[1] // size * size
         for tensor in (self.keys, self.values):
-            for pages in tensor.unflatten(1, (-1, size)):  # by layer: what is copied lies in memory twice
+            for pages in tensor[:, :whole].unflatten(
+                1, (-1, size)
+            ):  # by layer: what is copied lies in memory twice
                 pages[targets] = pages[sources]
 
 
@@ -88,11 +106,17 @@ class Attention(Protocol):
 
     name: str
     """For the log."""
+    apart: bool
+    """Whether prompts go one after the other, so that their times add up."""
+    columns: bool
+    """How keys lie in the pool: see `KVPool`."""
 
     def prepare(self, pieces: Sequence[Piece]) -> Any:
         """What all layers of a pass need beside the pieces: its `prepared`, which `to` brings to a device."""
 
-    def __call__(self, query: Tensor, keys: Tensor, values: Tensor, kv: Pass, scoring: Scoring) -> Tensor:
+    def __call__(
+        self, query: Tensor, keys: Tensor, values: Tensor, kv: Pass, scoring: Scoring, own: Own | None = None
+    ) -> Tensor:
         """Attention of the packed tokens in one layer, whose KV is in the pool.
 
         Args:
@@ -101,6 +125,7 @@ class Attention(Protocol):
             values: likewise.
             kv: the pass.
             scoring: of the layer.
+            own: keys and values of the packed tokens before they were written; None: they are read back.
 
         Returns:
             Shape (tokens, heads, head_dim).
@@ -108,7 +133,7 @@ class Attention(Protocol):
 
 
 class Parts(list[Stretches | None]):
-    """Of each piece whose keys lie in a few stretches, these; None: side by side, or to be gathered."""
+    """Of each single token whose keys lie in a few stretches, these; None: side by side, or gathered."""
 
     def to(self, device: torch.device) -> Parts:
         """The same: they are read by the host."""
@@ -116,47 +141,100 @@ class Parts(list[Stretches | None]):
 
 
 class PieceByPiece:
-    """A call, or a few, for each piece: what the CPU's kernels are made for.
+    """A call, or a few, for each piece.
 
-    Queries may come in a wider format than that of the pool (see `packed.py`). Pieces of prompts are
-    multiplied in theirs, which is the faster; single tokens, which wait for memory anyway, in the pool's.
+    Queries may come in a wider format than that of the pool. Pieces of prompts are multiplied in theirs;
+    single tokens, which wait for memory anyway, in the pool's.
+
+    Args:
+        prompts: attention of a piece of several tokens.
+        singles: of one token.
+        names: of the two, for the log; empty: as torch does it.
     """
 
-    name = "SDPA, piece by piece"
+    apart = True
+    columns = False
+
+    def __init__(
+        self,
+        prompts: Kernel = attend_piece,
+        singles: Kernel = attend_piece,
+        names: tuple[str, str] | None = None,
+    ) -> None:
+        self._prompts, self._singles = prompts, singles
+        self.prompts_name = "" if names is None else f"prompts {names[0]}"
+        self.name = "SDPA, piece by piece" if names is None else f"decodes {names[1]}, prompts {names[0]}"
 
     def prepare(self, pieces: Sequence[Piece]) -> Parts:
         """Where the pieces' keys lie, as far as a call needs to know it."""
+        apart = self._singles is attend_piece
         return Parts(
-            None if isinstance(piece.place, int) else stretches(piece.place, piece.tokens) for piece in pieces
+            None if isinstance(piece.place, int) or piece.tokens > 1 or not apart else stretches(piece.place)
+            for piece in pieces
         )
 
-    def __call__(self, query: Tensor, keys: Tensor, values: Tensor, kv: Pass, scoring: Scoring) -> Tensor:
+    def __call__(
+        self, query: Tensor, keys: Tensor, values: Tensor, kv: Pass, scoring: Scoring, own: Own | None = None
+    ) -> Tensor:
         """As `Attention` says."""
         heads, tokens, width = query.shape
         out = query.new_empty((tokens, heads, width))
         for index, piece in enumerate(kv.pieces):
-            end = piece.first + piece.tokens
-            context = piece.history + piece.tokens
-            q = query[:, piece.first : end]
-            if piece.tokens == 1:
-                q = q.to(keys.dtype)
             parts = kv.prepared[index] if kv.prepared else None
-            if parts is not None and _take_parts(q, keys, context, scoring):
-                out[piece.first : end] = attend_stretches(q, keys, values, parts, scoring)
-                continue
-            if isinstance(piece.place, int):
-                k, v = keys[piece.place : piece.place + context], values[piece.place : piece.place + context]
-            else:
-                k, v = keys[piece.place], values[piece.place]
-            if piece.tokens > 1:
-                k, v = k.to(q.dtype), v.to(q.dtype)
-            out[piece.first : end] = attend_piece(q, k, v, scoring)
+            end = piece.first + piece.tokens
+            out[piece.first : end] = self.attend(piece, parts, query, keys, values, scoring, own)
         return out
 
+    def attend(
+        self,
+        piece: Piece,
+        parts: Stretches | None,
+        query: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        scoring: Scoring,
+        own: Own | None,
+    ) -> Tensor:
+        """Attention of one piece, shape (its tokens, heads, head_dim)."""
+        q = query[:, piece.first : piece.first + piece.tokens]
+        if piece.tokens > 1:
+            k, v = (
+                _context(piece, rows, scoring.window, None if own is None else own[index])
+                for index, rows in enumerate((keys, values))
+            )
+            return self._prompts(q, k.to(q.dtype), v.to(q.dtype), scoring)
+        q = q.to(keys.dtype)
+        context = piece.history + 1
+        if parts is not None and _take_parts(q, context, scoring):
+            return attend_stretches(q, keys, values, parts, scoring)
+        k, v = _context(piece, keys, scoring.window, None), _context(piece, values, scoring.window, None)
+        return self._singles(q, k, v, scoring)
 
-def _take_parts(query: Tensor, keys: Tensor, context: int, scoring: Scoring) -> bool:
-    """Whether a piece can attend to stretches of the pool as they are: what is converted is copied anyway."""
-    if not on_cpu(query) or query.dtype is not keys.dtype or scoring.softcap is not None:
+
+def _context(piece: Piece, rows: Tensor, window: int | None, own: Tensor | None) -> Tensor:
+    """Keys, or values, that the tokens of a piece see, shape (tokens, KV heads, head_dim).
+
+    Args:
+        piece: of which they are.
+        rows: of a layer in the pool.
+        window: tokens back that a token sees; None: all.
+        own: of the packed tokens as computed, shape (KV heads, tokens, head_dim), in the wanted format.
+    """
+    place, last = piece.place, piece.history + piece.tokens
+    first = 0 if window is None else max(0, piece.history - window + 1)
+    if own is None:
+        return rows[place + first : place + last] if isinstance(place, int) else rows[place[first:]]
+    mine = own[:, piece.first : piece.first + piece.tokens].transpose(0, 1)
+    if first == piece.history:
+        return mine
+    end = piece.history
+    before = rows[place + first : place + end] if isinstance(place, int) else rows[place[first:end]]
+    return torch.cat([before.transpose(0, 1).to(own.dtype), mine.transpose(0, 1)], 1).transpose(0, 1)
+
+
+def _take_parts(query: Tensor, context: int, scoring: Scoring) -> bool:
+    """Whether a single token can attend to stretches of the pool as they are."""
+    if not on_cpu(query) or scoring.softcap is not None:
         return False
     return scoring.window is None or context <= scoring.window
 
@@ -241,7 +319,8 @@ def attend(
     kv.write(keys, key[0].transpose(0, 1))
     kv.write(values, value[0].transpose(0, 1))
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    out = kv.attention(query[0], keys, values, kv, Scoring(scale, sliding_window, s_aux, softcap))
+    scoring = Scoring(scale, sliding_window, s_aux, softcap)
+    out = kv.attention(query[0], keys, values, kv, scoring, (key[0], value[0]))
     return out.unsqueeze(0), None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,13 @@ import numpy as np
 import psutil
 import torch
 
+from triptych.cost.memory import token_budget
 from triptych.engine.clock import Clock
 from triptych.engine.core import Engine
 from triptych.engine.graphs import CUDACapture
-from triptych.engine.loader import load
+from triptych.engine.kernels.fit import Fitted, fit
+from triptych.engine.loader import LoadedModel, load
 from triptych.engine.log import Log
-from triptych.engine.packed import pack
 from triptych.engine.runner import Runner
 from triptych.engine.servable import on_cpu, only_pool
 from triptych.engine.spool import SpooledLog
@@ -39,6 +40,8 @@ class Instance:
     deployment: Deployment
     record: Path | None
     """Folder for the run record."""
+    kernels: dict[str, str] = field(default_factory=dict)
+    """What was chosen for the CPU (`kernels/choice.py`); empty on other devices."""
 
     def run(self) -> Run:
         """The record so far; those who are still under way are cut short.
@@ -61,7 +64,11 @@ class Instance:
             horizon=now,
             deployment_yaml=self.deployment.to_yaml(),
             producer="serve",
-            meta={**_meta(self.engine.runner, self.engine.clock), "wall_seconds": now, "worker_restarts": 0},
+            meta={
+                **_meta(self.engine.runner, self.engine.clock, self.kernels),
+                "wall_seconds": now,
+                "worker_restarts": 0,
+            },
         )
 
     def write_record(self) -> None:
@@ -88,28 +95,49 @@ def build(
     plan = plan_pools(deployment, file)[0]
     device, dtype = _device(pool, plan, name, file)
     model = load(deployment.model, dtype=dtype, device=device, seed=seed, file=file)
-    if device == "cpu":
-        pack(model.model)
-    _check_memory(plan, device, f"pools.{name}", file)
     scheduler = plan.scheduler()
     kv = scheduler.kv
-    runner = Runner(model, blocks=kv.blocks, block_size=kv.block_size)
+    fitted = _fitted(model, plan, pool, kv.blocks * kv.block_size) if device == "cpu" else None
+    _check_memory(
+        plan, device, 1.0 if fitted is None else fitted.kv.itemsize / dtype.itemsize, f"pools.{name}", file
+    )
+    runner = Runner(
+        model,
+        blocks=kv.blocks,
+        block_size=kv.block_size,
+        attention=None if fitted is None else fitted.attention,
+        kv=None if fitted is None else fitted.kv,
+    )
     runner.warm_up()
     if device == "cuda":
         runner.capture(min(pool.scheduler.max_batch, kv.blocks), CUDACapture())
     clock = Clock()
-    log = None if record is None else SpooledLog(scheduler, record, clock.zero, _meta(runner, clock))
+    kernels = {} if fitted is None else asdict(fitted.choice)
+    log = None if record is None else SpooledLog(scheduler, record, clock.zero, _meta(runner, clock, kernels))
     engine = Engine(runner, scheduler, log=log, clock=clock)
-    return Instance(engine, plan, deployment, record)
+    return Instance(engine, plan, deployment, record, kernels)
 
 
-def _meta(runner: Runner, clock: Clock) -> dict[str, Any]:
+def _fitted(model: LoadedModel, plan: PoolPlan, pool: Pool, places: int) -> Fitted:
+    """The model in the kernels and formats that are the fastest here and fit beside the planned KV."""
+    scheduler = pool.scheduler
+    return fit(
+        model,
+        batch=scheduler.max_batch,
+        chunk=token_budget(scheduler) or model.max_context,
+        places=places,
+        reserved=plan.memory.embedding_bytes + plan.memory.activation_bytes,
+    )
+
+
+def _meta(runner: Runner, clock: Clock, kernels: dict[str, str]) -> dict[str, Any]:
     """What the record says of the engine."""
     return {
         "version": __version__,
         "began_at": clock.began_at,
         "torch": torch.__version__,
         "attention": runner.attention.name,
+        "kernels": kernels,
         "largest_graph": 0 if runner.graphs is None else runner.graphs.sizes[-1],
     }
 
@@ -125,16 +153,19 @@ def _device(pool: Pool, plan: PoolPlan, name: str, file: str | Path | None) -> t
     return "cuda", dtype
 
 
-def _check_memory(plan: PoolPlan, device: str, field: str, file: str | Path | None) -> None:
-    """KV fills up as requests come: better one line now than to be killed for memory under load."""
-    wanted = plan.memory.kv_blocks * plan.memory.kv_bytes_per_block + plan.memory.embedding_bytes
+def _check_memory(plan: PoolPlan, device: str, wider: float, path: str, file: str | Path | None) -> None:
+    """KV fills up as requests come: better one line now than to be killed for memory under load.
+
+    `wider` is how many times the planned bytes KV takes in the format that it is kept in.
+    """
+    wanted = plan.memory.kv_blocks * plan.memory.kv_bytes_per_block * wider + plan.memory.embedding_bytes
     free = _free_bytes(device)
     if wanted > free:
         problem = (
             f"KV and image embeddings take {wanted / 1e9:.1f} GB and {free / 1e9:.1f} GB are free here; "
             "set kv_blocks, embedding_cache or a smaller memory_fraction"
         )
-        raise SpecError(field, problem, file=file)
+        raise SpecError(path, problem, file=file)
 
 
 def _free_bytes(device: str) -> int:

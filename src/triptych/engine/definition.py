@@ -1,4 +1,4 @@
-"""Attention by its definition, for what no kernel of torch computes; and the share that a sink takes."""
+"""Attention by its definition, also for what no kernel of torch computes; and the share that a sink takes."""
 
 from __future__ import annotations
 
@@ -37,31 +37,42 @@ def attend_by_definition(query: Tensor, keys: Tensor, values: Tensor, scoring: S
     Returns:
         Shape (tokens, heads, head_dim).
     """
+    out = attend_in_blocks(query.float(), keys.float(), values.float(), scoring, query.shape[1])
+    return out.to(query.dtype)
+
+
+def attend_in_blocks(query: Tensor, keys: Tensor, values: Tensor, scoring: Scoring, most: int) -> Tensor:
+    """As `attend_by_definition`, in the format of what is given, at most so many tokens at a time.
+
+    A block of tokens is multiplied with the keys up to its last token alone, and heads that share keys are
+    rows of one product.
+    """
     heads, tokens, width = query.shape
     window, softcap = scoring.window, scoring.softcap
     if window is not None:  # without the keys that no token sees
         keys, values = keys[-window - tokens + 1 :], values[-window - tokens + 1 :]
     context, kv_heads, _ = keys.shape
     history = context - tokens
-    columns, rows = keys.float().permute(1, 2, 0), values.float().transpose(0, 1)
+    columns, rows = keys.permute(1, 2, 0), values.transpose(0, 1)
     out = query.new_empty((tokens, heads, width))
     seen = context if window is None else min(context, 2 * window)
-    step = max(1, min(tokens if window is None else window, _SCORES // (heads * seen)))
+    step = max(1, min(tokens if window is None else window, most, _SCORES // (heads * seen)))
     for first in range(0, tokens, step):
         last = min(first + step, tokens)
         begin = 0 if window is None else max(0, history + first - window + 1)
         end = history + last
-        some = query[:, first:last].reshape(kv_heads, -1, width).float() * scoring.scale
+        some = query[:, first:last].reshape(kv_heads, -1, width) * scoring.scale
         scores = (some @ columns[:, :, begin:end]).view(heads, last - first, -1)
         if softcap is not None:
-            scores = scores.div_(softcap).tanh_().mul_(softcap)
+            scores = scores.float().div_(softcap).tanh_().mul_(softcap)
         if last - first > 1:
-            unseen = _unseen(history + first, end, begin, window, query.device)
-            scores = scores.masked_fill_(unseen, -torch.inf)
-        weights = scores.softmax(-1).view(kv_heads, -1, end - begin)
+            masked = begin if window is not None else history + first  # before, every token sees every key
+            unseen = _unseen(history + first, end, masked, window, query.device)
+            scores[..., masked - begin :].masked_fill_(unseen, -torch.inf)
+        weights = scores.softmax(-1).to(query.dtype).view(kv_heads, -1, end - begin)
         part = (weights @ rows[:, begin:end]).view(heads, last - first, width)
         if scoring.sinks is not None:
-            part = with_sinks(part, scores.logsumexp(-1), scoring.sinks)
+            part = with_sinks(part, scores.float().logsumexp(-1), scoring.sinks)
         out[first:last] = part.transpose(0, 1)
     return out
 

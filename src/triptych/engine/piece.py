@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right
 
 from triptych.engine.definition import Scoring, attend_by_definition
-from triptych.engine.flash_cpu import attend_side_by_side
+from triptych.engine.kernels.flash import attend_side_by_side
+
+
+class Kernel(Protocol):
+    """As `attend_piece`."""
+
+    def __call__(self, query: Tensor, keys: Tensor, values: Tensor, scoring: Scoring, /) -> Tensor: ...
 
 
 def attend_piece(query: Tensor, keys: Tensor, values: Tensor, scoring: Scoring) -> Tensor:

@@ -49,7 +49,8 @@ class Runner:
         model: what runs, loaded with paged attention.
         blocks: KV blocks.
         block_size: tokens in one.
-        attention: of all passes; None: the best that the device has.
+        attention: of all passes; None: the best that the device has without a trial of its speed.
+        kv: number format of the KV pool; None: the model's.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Runner:
         blocks: int,
         block_size: int,
         attention: Attention | None = None,
+        kv: torch.dtype | None = None,
     ) -> None:
         self.model = model
         self.embeddings: dict[int, Embedding] = {}
@@ -67,7 +69,7 @@ class Runner:
         self._block_size = block_size
         weight: Tensor = next(model.model.parameters())
         self.device = weight.device
-        self._dtype = weight.dtype  # wider than the pool's where that is the faster: see `packed.py`
+        self._dtype = weight.dtype  # wider than was declared where that is the faster: see `kernels`
         self.attention: Attention = attention or choose(
             kv_heads=model.kv_heads,
             head_dim=model.head_dim,
@@ -83,8 +85,9 @@ class Runner:
             tokens=(blocks + 1) * block_size,  # the last page is nobody's: see `graphs.py`
             heads=model.kv_heads,
             head_dim=model.head_dim,
-            dtype=model.dtype,
+            dtype=kv or model.dtype,
             device=self.device,
+            columns=self.attention.columns,
         )
 
     def warm_up(self) -> None:

@@ -18,7 +18,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from triptych.engine.attention import PIECE_BY_PIECE, Attention, KVPool, Pass, Piece
+from triptych.engine.attention import PIECE_BY_PIECE, Attention, KVPool, Own, Pass, Piece
 from triptych.engine.definition import Scoring, with_sinks
 
 logger = logging.getLogger(__name__)
@@ -121,6 +121,9 @@ class Varlen:
         kernel: torch's in use, another in tests.
     """
 
+    apart = False
+    columns = False
+
     def __init__(self, block_size: int | None = None, *, kernel: Kernel = flash) -> None:
         self.block_size = block_size
         self.takes_sinks = True
@@ -152,7 +155,9 @@ class Varlen:
             gathered,
         )
 
-    def __call__(self, query: Tensor, keys: Tensor, values: Tensor, kv: Pass, scoring: Scoring) -> Tensor:
+    def __call__(
+        self, query: Tensor, keys: Tensor, values: Tensor, kv: Pass, scoring: Scoring, own: Own | None = None
+    ) -> Tensor:
         """As `Attention` says.
 
         Raises:

@@ -112,9 +112,8 @@ def _notes(job: Job, lines: Lines) -> list[str]:
         "`iteration`: the host's time beside forward pass and sampler; `sampler`: greedy.",
     ]
     measured = splits(job, lines)
-    products = {split.model["products"] for split in measured if split.model["products"]}
-    if products:
-        notes.append(f"Products in {' and '.join(sorted(products))}.")
+    kernels = {split.model["kernels"] for split in measured if split.model["kernels"]}
+    notes += [f"Kernels: {name}." for name in sorted(kernels)]
     notes += [f"Attention: {name}." for name in sorted({split.model["attention"] for split in measured})]
     graphs = max((split.model["largest_graph"] for split in measured), default=0)
     if graphs:

@@ -22,7 +22,6 @@ from typing import Any, TextIO
 
 import torch
 
-from triptych.engine.attention import PIECE_BY_PIECE
 from triptych.profiler.about import clocks, device_name, versions
 from triptych.profiler.copies import QUICK_SIZES, SIZES, measure_collectives, measure_copies
 from triptych.profiler.host import Loop
@@ -92,6 +91,7 @@ def _one(job: Job, tensor: int, goes_on: Callable[[], bool], output: Output) -> 
         tensor=tensor,
         kv_tokens=job.limits.kv,
         batch=job.limits.batch,
+        chunk=job.limits.tokens,
     )
     limits = within(job.limits, subject)
     batches = cases(subject.spec, limits, quick=job.quick, checks=job.checks)
@@ -105,9 +105,9 @@ def _one(job: Job, tensor: int, goes_on: Callable[[], bool], output: Output) -> 
         tensor=tensor,
         layers=subject.layers,
         all_layers=subject.spec.text.layers,
-        products=subject.products,
+        kernels=subject.kernels,
         attention=subject.runner.attention.name,
-        apart=subject.runner.attention.name == PIECE_BY_PIECE.name,
+        apart=subject.runner.attention.apart,
         largest_graph=subject.largest_graph,
         times=times,
         cases={case.name: case_to_plain(case) for case in batches},

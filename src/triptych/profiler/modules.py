@@ -19,8 +19,9 @@ from torch.utils.hooks import RemovableHandle
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from triptych.engine.attention import Attention, Pass, Piece, PieceByPiece, attend
+from triptych.engine.attention import Attention, Own, Pass, Piece, PieceByPiece, attend
 from triptych.engine.definition import Scoring
+from triptych.engine.kernels.bags import Bags
 from triptych.engine.loader import LoadedModel
 from triptych.profiler.marks import INPUT, Marks
 from triptych.profiler.ranges import begin_range, end_range
@@ -212,6 +213,7 @@ class MarkedAttention:
 
     def __init__(self, attention: Attention, marks: Marks) -> None:
         self.name = attention.name
+        self.apart, self.columns = attention.apart, attention.columns
         self._attention = attention
         self._marks = marks
 
@@ -219,15 +221,40 @@ class MarkedAttention:
         """As of what is marked."""
         return self._attention.prepare(pieces)
 
-    def __call__(self, query: Tensor, keys: Tensor, values: Tensor, kv: Pass, scoring: Scoring) -> Tensor:
+    def __call__(
+        self, query: Tensor, keys: Tensor, values: Tensor, kv: Pass, scoring: Scoring, own: Own | None = None
+    ) -> Tensor:
         """As of what is marked."""
         if isinstance(self._attention, PieceByPiece):
             kv = replace(kv, pieces=MarkedPieces(kv.pieces, self._marks))
-            return self._attention(query, keys, values, kv, scoring)
+            return self._attention(query, keys, values, kv, scoring, own)
         self._marks.mark("rope and KV write")
-        out = self._attention(query, keys, values, kv, scoring)
+        if isinstance(self._attention, Bags):
+            return self._in_two(self._attention, query, keys, values, kv, scoring, own)
+        out = self._attention(query, keys, values, kv, scoring, own)
         decodes = all(piece.tokens == 1 for piece in kv.pieces)
         self._marks.mark("decode attention" if decodes else "prefill attention")
+        return out
+
+    def _in_two(
+        self,
+        attention: Bags,
+        query: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        kv: Pass,
+        scoring: Scoring,
+        own: Own | None,
+    ) -> Tensor:
+        """Decodes, which go in one call, and then prompts, each with a mark behind it."""
+        heads, tokens, width = query.shape
+        out = query.new_empty((tokens, heads, width))
+        if kv.prepared.groups:
+            attention.attend_singles(query, keys, values, kv, scoring, out)
+            self._marks.mark("decode attention")
+        if kv.prepared.prompts:
+            attention.attend_prompts(query, keys, values, kv, scoring, own, out)
+            self._marks.mark("prefill attention")
         return out
 
 

@@ -18,9 +18,9 @@ from triptych import catalog
 from triptych.cost.operators import Formats, Operator
 from triptych.cost.placement import operators
 from triptych.engine.graphs import CUDACapture
+from triptych.engine.kernels.fit import fit
 from triptych.engine.loader import LoadedModel, load
 from triptych.engine.messages import ImageInput, Sampling
-from triptych.engine.packed import pack
 from triptych.engine.runner import Runner, Work
 from triptych.engine.sequence import Sequence
 from triptych.policy import Request
@@ -62,8 +62,8 @@ class Subject:
     routing: Routing
     layers: int
     tensor: int
-    products: str
-    """Number format in which the CPU multiplies; empty on other devices."""
+    kernels: str
+    """What was chosen for the CPU (`engine/kernels/choice.py`); empty on other devices."""
     costly: bool = False
     """Whether marks take time that a pass without them has not: on CUDA, where the host records them."""
     shares: dict[Case | ImageCase, list[Piece]] = field(default_factory=dict)
@@ -175,7 +175,16 @@ class Subject:
         return pieces
 
 
-def build(name: str, *, device: str, precision: str, tensor: int, kv_tokens: int, batch: int = 0) -> Subject:
+def build(
+    name: str,
+    *,
+    device: str,
+    precision: str,
+    tensor: int,
+    kv_tokens: int,
+    batch: int = 1,
+    chunk: int | None = None,
+) -> Subject:
     """Builds a model of random weights, whatever it is called by.
 
     Args:
@@ -184,7 +193,9 @@ def build(name: str, *, device: str, precision: str, tensor: int, kv_tokens: int
         precision: of weights, KV and activations.
         tensor: whose shard is kept; it divides all numbers of heads.
         kv_tokens: that the KV pool should hold; less where there is no room.
-        batch: sequences of the largest batch of decodes that is captured as a graph, on CUDA.
+        batch: sequences of the largest batch of decodes: on CUDA it is captured as a graph, for the CPU
+            kernels are chosen for it.
+        chunk: tokens of the largest piece of a prompt; None: as many as the pool holds.
 
     Raises:
         SpecError: there is no such model.
@@ -199,13 +210,20 @@ def build(name: str, *, device: str, precision: str, tensor: int, kv_tokens: int
         loaded = load(f"{catalog.RANDOM}{file}", dtype=dtype, device=device)
     if tensor > 1:
         loaded = shard(loaded, tensor)
-    products = pack(loaded.model) if device == "cpu" else None
+    kv = 2 * loaded.layers * loaded.kv_heads * loaded.head_dim * dtype.itemsize
+    blocks = min(kv_tokens, int(_free(device) / 2 / kv)) // BLOCK
+    places = blocks * BLOCK
+    fitted = fit(loaded, batch=batch, chunk=chunk or places, places=places) if device == "cpu" else None
     marks = Marks(_clock(device))
     hooks = instrument(loaded, spec, marks, ranges=device == "cuda")
     routing = Routing(loaded.model)
-    kv = 2 * loaded.layers * loaded.kv_heads * loaded.head_dim * dtype.itemsize
-    blocks = min(kv_tokens, int(_free(device) / 2 / kv)) // BLOCK
-    runner = Runner(loaded, blocks=blocks, block_size=BLOCK)
+    runner = Runner(
+        loaded,
+        blocks=blocks,
+        block_size=BLOCK,
+        attention=None if fitted is None else fitted.attention,
+        kv=None if fitted is None else fitted.kv,
+    )
     runner.warm_up()
     if device == "cuda" and batch:
         runner.capture(min(batch, blocks), marked(CUDACapture(), marks))
@@ -219,7 +237,7 @@ def build(name: str, *, device: str, precision: str, tensor: int, kv_tokens: int
         routing,
         layers,
         tensor,
-        str(products or "").removeprefix("torch."),
+        "" if fitted is None else str(fitted.choice),
         costly=device == "cuda",
     )
 

@@ -19,16 +19,16 @@ _Part = tuple[Tensor, Tensor]
 """Output, shape (batch, heads, tokens, head_dim), and log-sum-exp of the scores, without the last."""
 
 
-def stretches(places: Tensor, tokens: int) -> Stretches | None:
-    """The places of a request, shape (context,), as stretches of places side by side.
+def stretches(places: Tensor) -> Stretches | None:
+    """The places of a request, shape (context,), as stretches of places side by side; None if too many."""
+    found = all_stretches(places)
+    return None if len(found) > _MOST else found
 
-    None if there are too many, or if the last does not hold all of the request's last `tokens` tokens, which
-    causal attention needs side by side.
-    """
+
+def all_stretches(places: Tensor) -> Stretches:
+    """The places of a request as stretches, however many."""
     breaks = torch.nonzero(torch.diff(places) != 1).flatten() + 1
     edges = [0, *breaks.tolist(), len(places)]
-    if len(edges) > _MOST + 1 or edges[-1] - edges[-2] < tokens:
-        return None
     return [(int(places[first]), last - first) for first, last in pairwise(edges)]
 
 
@@ -96,6 +96,8 @@ def _several(query: Tensor, keys: Tensor, values: Tensor, places: Stretches, sca
 
 
 def _flash(query: Tensor, keys: Tensor, values: Tensor, causal: bool, scale: float) -> _Part:
+    if keys.stride(-1) != 1:  # the kernel takes it for granted
+        keys = keys.contiguous()
     out, weight = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         query, keys, values, 0.0, causal, scale=scale
     )

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from triptych.engine import packed
-from triptych.engine.packed import PackedLinear, pack
+from triptych.engine.kernels.linear import PackedLinear, pack
 
 
 class Plain(nn.Module):
@@ -40,17 +39,14 @@ class Gated(nn.Module):
 @pytest.mark.parametrize("kind", [Plain, Gated])
 @pytest.mark.parametrize("products", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("rows", [1, 20, 300])
-def test_a_packed_model_gives_the_same(
-    kind: type[Plain | Gated], products: torch.dtype, rows: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_packed_model_gives_the_same(kind: type[Plain | Gated], products: torch.dtype, rows: int) -> None:
     torch.manual_seed(0)
     model = kind()
-    monkeypatch.setattr(packed, "_product_dtype", lambda *_: products)
     model = model.to(products)
     x = torch.randn(2, rows, 16, dtype=products)
     with torch.inference_mode():
         expected = model(x)
-        assert pack(model) is products
+        assert pack(model, products)
         found = model(x)
     assert found.dtype is products
     tolerance = 1e-5 if products is torch.float32 else 2e-2
@@ -59,12 +55,11 @@ def test_a_packed_model_gives_the_same(
     assert any(isinstance(module, nn.Identity) for module in model.modules())
 
 
-def test_a_model_is_kept_in_the_format_that_is_multiplied_fastest(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_may_be_kept_in_a_wider_format() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 64), nn.LayerNorm(64), nn.Linear(64, 8)).bfloat16()
     exact = deepcopy(model).double()
-    monkeypatch.setattr(packed, "_seconds", lambda _, dtype: {torch.bfloat16: 2.0, torch.float32: 1.0}[dtype])
-    assert pack(model) is torch.float32
+    assert pack(model, torch.float32)
     x = torch.randn(50, 64)
     with torch.inference_mode():
         torch.testing.assert_close(model(x), exact(x.double()).float(), rtol=1e-5, atol=1e-5)
@@ -75,5 +70,5 @@ def test_other_layers_are_left_alone() -> None:
         """Computes something of its own."""
 
     model = nn.Sequential(Special(4, 4), nn.LayerNorm(4))
-    assert pack(model) is None
+    assert not pack(model, torch.float32)
     assert isinstance(model[0], Special)

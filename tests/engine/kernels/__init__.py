@@ -1,0 +1,1 @@
+"""Tests of the CPU's kernels and of the choice among them."""
