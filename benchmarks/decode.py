@@ -111,7 +111,7 @@ def main() -> None:
         return
     del runner, model
     gc.collect()
-    generate = Generate(options.model, where)
+    generate = Generate(options.model, where, dtype)
     for length, bound in prompt_bound.items():
         seconds = generate.seconds(1, length, 1, options.repeats)
         tell(f"prompt of {length}, generate", f"prompt_{length}.generate", seconds, bound)
@@ -123,8 +123,8 @@ def main() -> None:
 class Generate:
     """Hugging Face's `generate` on the same random weights."""
 
-    def __init__(self, name: str, where: str) -> None:
-        self._model = load(f"random:{name}", dtype=torch.bfloat16, device=where, attention="sdpa").model
+    def __init__(self, name: str, where: str, dtype: torch.dtype) -> None:
+        self._model = load(f"random:{name}", dtype=dtype, device=where, attention="sdpa").model
         self._model.generation_config.eos_token_id = None
 
     def seconds(self, batch: int, context: int, tokens: int, repeats: int) -> float:
