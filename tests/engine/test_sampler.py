@@ -164,3 +164,25 @@ def test_log_probabilities_are_those_of_the_model() -> None:
     assert logprobs[0].logprob == pytest.approx(of_row[0])
     assert [token for token, _ in logprobs[0].top] == [1, 0]
     assert [value for _, value in logprobs[0].top] == pytest.approx([of_row[1], of_row[0]])
+
+
+def test_a_bias_is_added_before_all_else_to_its_own_row_alone() -> None:
+    logits = torch.tensor([[1.0, 2.0, 0.5], [1.0, 2.0, 0.5], [1.0, 2.0, 0.5]])
+    before = logits.clone()
+    plain = Sampling(max_tokens=1, temperature=0.0, logprobs=0)
+    biased = Sampling(max_tokens=1, temperature=0.0, logprobs=0, logit_bias=((2, 100.0), (1, -0.5)))
+    # -1.5 is divided by 0.5 where the bias comes first, and would be 1.5 where it comes last.
+    both = Sampling(max_tokens=1, temperature=0.0, repetition_penalty=0.5, logit_bias=((1, -3.5), (0, -2.75)))
+    tokens, logprobs = sample(logits, [row(plain), row(biased), row(both, prompt=[1, 0])])
+    assert tokens == [1, 2, 2]
+    assert torch.equal(logits, before)
+    of_row = logits[0].log_softmax(-1).tolist()
+    assert [one and round(one.logprob, 5) for one in logprobs] == [
+        round(of_row[1], 5), round(of_row[2], 5), None
+    ]  # fmt: skip
+
+
+def test_a_bias_bars_a_token_from_the_draws() -> None:
+    counts = draws(torch.zeros(4), Sampling(max_tokens=1, logit_bias=((1, -100.0), (3, -100.0))), 200)
+    assert (counts[1], counts[3]) == (0, 0)
+    assert min(counts[0], counts[2]) > 0

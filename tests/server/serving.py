@@ -25,8 +25,12 @@ from triptych.engine.server.server import Server, Settings
 SPECIAL = ("<|end|>", "<|user|>", "<|system|>", "<|assistant|>", "<|image|>")
 """From token 256 on, as the fake worker knows them."""
 TEMPLATE = """\
+{%- if tools -%}{%- for tool in tools -%}[{{ tool.function.name }}]{%- endfor -%}{%- endif -%}
 {%- for message in messages -%}
 <|{{ message.role if message.role == 'system' else 'user' }}|>
+{%- for call in message.tool_calls or [] -%}
+{{ call.function.name }}({{ call.function.arguments.where }}){% endfor -%}
+{%- if message.tool_call_id is defined -%}{{ message.tool_call_id }}= {% endif -%}
 {%- if message.name is defined -%}{{ message.name }}: {% endif -%}
 {%- if message.content is string -%}{{ message.content }}
 {%- else -%}{%- for part in message.content -%}

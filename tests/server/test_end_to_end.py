@@ -137,8 +137,29 @@ def test_a_seed_repeats_an_answer(text_server: Process) -> None:
     assert len(set(draw(1))) == 2
 
 
+def test_a_bias_decides_every_token_of_its_own_answer(text_server: Process) -> None:
+    async def ask(token: int) -> list[str]:
+        body = {"prompt": "hello", "max_tokens": 6, "logit_bias": {token: 100}, "ignore_eos": True}
+        more = {"logprobs": 0, "frequency_penalty": 0.5, "temperature": 0.5}
+        async with httpx.AsyncClient(base_url=text_server.url, timeout=60) as http:
+            answer = await http.post("/v1/completions", json=body | more)
+        assert answer.status_code == 200, answer.text
+        tokens: list[str] = answer.json()["choices"][0]["logprobs"]["tokens"]
+        return tokens
+
+    async def ask_all() -> list[list[str]]:
+        return await asyncio.gather(*map(ask, range(10, 16)))
+
+    found = asyncio.run(ask_all())
+    assert [len(set(tokens)) for tokens in found] == [1] * 6
+    assert len({tokens[0] for tokens in found}) == 6
+    outside = {"prompt": "hello", "logit_bias": {"99999": 1}}
+    answer = httpx.post(f"{text_server.url}/v1/completions", json=outside, timeout=30)
+    assert (answer.status_code, "logit_bias" in answer.text) == (400, True)
+
+
 def test_a_prompt_that_does_not_fit_is_refused(text_server: Process) -> None:
-    with pytest.raises(openai.BadRequestError, match="do not fit the model's context of 512 tokens"):
+    with pytest.raises(openai.BadRequestError, match="maximum context length is 512 tokens"):
         text_server.client.completions.create(model="tiny", prompt="x y z " * 400, max_tokens=5)
 
 

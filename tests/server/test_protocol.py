@@ -136,7 +136,6 @@ def test_fields_that_ask_for_nothing_are_ignored(fields: dict[str, Any]) -> None
         ("functions", [{}]),
         ("tool_choice", "required"),
         ("response_format", {"type": "json_object"}),
-        ("logit_bias", {"5": 1}),
         ("modalities", ["text", "audio"]),
         ("best_of", 2),
         ("echo", True),
@@ -172,7 +171,11 @@ def test_fields_that_ask_for_what_is_not_there_are_refused(field: str, value: An
     [
         ({"messages": []}, "messages", "length >= 1"),
         ({"messages": "hi"}, "messages", "Expected `array`"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role", "tool"),
+        ({"messages": [{"role": "function", "content": "x"}]}, "messages[0].role", "function"),
+        ({"logit_bias": {"x": 1}}, "logit_bias", "int"),
+        ({"logit_bias": {"-1": 1}}, "logit_bias", ">= 0"),
+        ({"logit_bias": {"5": 101}}, "logit_bias[0]", "<= 100"),
+        ({"tools": {"type": "function"}, "tool_choice": "none"}, "tools", "list"),
         ({"messages": [{"content": "x"}]}, "messages[0].role", "missing"),
         (
             {"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]},
@@ -184,7 +187,11 @@ def test_fields_that_ask_for_what_is_not_there_are_refused(field: str, value: An
             "messages[0].content[0].text",
             "missing",
         ),
-        ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "messages", "tool calls"),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": [{}]}]},
+            "messages[0].tool_calls[0].function",
+            "missing",
+        ),
         ({"max_tokens": 0}, "max_tokens", ">= 1"),
         ({"max_tokens": "5"}, "max_tokens", "Expected `int"),
         ({"max_tokens": 2.5}, "max_tokens", "Expected `int"),
@@ -261,3 +268,15 @@ def test_an_error_is_shaped_as_openai_shapes_it() -> None:
             "code": "model_not_found",
         }
     }
+
+
+def test_a_bias_is_of_tokens() -> None:
+    assert chat(logit_bias={"5": -100, "7": 2.5}).sampling(5, 0).logit_bias == ((5, -100.0), (7, 2.5))
+    assert chat(logit_bias={}).sampling(5, 0).logit_bias == ()
+
+
+def test_tools_that_may_not_be_called_are_no_reason_to_refuse() -> None:
+    tools = [{"type": "function", "function": {"name": "look"}}]
+    assert chat(tools=tools, tool_choice="none").tools == tools
+    with pytest.raises(ApiError, match="tools is not supported; remove it, or set tool_choice to none"):
+        chat(tools=tools)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from triptych.engine.loader import LoadedModel
-from triptych.engine.messages import Submit
+from triptych.engine.messages import Submit, too_long
 from triptych.engine.sequence import Sequence, block_hashes, image_spans, policy_images
 from triptych.policy import Request, Scheduler
 from triptych.policy.request import ENCODE, PREFILL
@@ -38,6 +38,9 @@ class Admission:
         vocabulary = self._model.vocab_size
         if not 0 <= min(submit.tokens) <= max(submit.tokens) < vocabulary:
             raise ValueError(f"a token of the prompt is outside the model's vocabulary of {vocabulary}")
+        biased = [token for token, _ in submit.sampling.logit_bias]
+        if biased and not 0 <= min(biased) <= max(biased) < vocabulary:
+            raise ValueError(f"a token of logit_bias is outside the model's vocabulary of {vocabulary}")
         spans = image_spans(submit.tokens, submit.images, self._model.image_token_id)
         kv = self._scheduler.kv
         hashes: tuple[int, ...] = ()
@@ -65,10 +68,7 @@ class Admission:
     def refusal(self, request: Request) -> str | None:
         """Why a request can never be served here; None if it can."""
         if request.longest_context > self.max_context:
-            return (
-                f"{request.prompt_tokens} prompt tokens and {request.output_tokens} output tokens "
-                f"do not fit a context of {self.max_context}"
-            )
+            return too_long(self.max_context, request.prompt_tokens, request.output_tokens)
         if request.images:
             embeddings = self._scheduler.embeddings
             if embeddings is None:

@@ -42,6 +42,8 @@ class Sampling(msgspec.Struct, frozen=True):
     """Go on until `max_tokens` whatever comes."""
     stop_token_ids: tuple[int, ...] = ()
     """End after one of these, beside the model's own."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """(token, what is added to its logit), each token once."""
 
 
 class ImageInput(msgspec.Struct, frozen=True):
@@ -162,6 +164,20 @@ class Round(msgspec.Struct, frozen=True, tag=True):
 
     outputs: list[Tokens | Failed]
     load: Load
+
+
+def too_long(context: int, prompt: int, output: int | None = None, *, at_least: bool = False) -> str:
+    """What is said of a request that is longer than the context, in tokens.
+
+    The first sentence is OpenAI's and vLLM's: clients such as LiteLLM know by its words what is the matter.
+    """
+    asked = f"{'at least ' if at_least else ''}{prompt} tokens in the prompt"
+    if output is not None:
+        asked = f"{prompt + output} tokens ({prompt} in the prompt, {output} in the answer)"
+    return (
+        f"This model's maximum context length is {context} tokens. However, you requested {asked}; "
+        "shorten the prompt or ask for fewer tokens"
+    )
 
 
 ToWorker = Submit | Abort | Shutdown

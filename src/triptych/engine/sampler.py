@@ -1,8 +1,8 @@
 """From logits to tokens, a row a sequence.
 
-The order of the steps is that of `transformers`: penalties, temperature, top-k, top-p, min-p, and a draw
-from what is left. A row's token depends on nothing but the row: draws use the row's own generator where it
-has one, and log-probabilities are those of the model, before all of these steps, as the OpenAI API reports
+The order of the steps is that of `transformers`: bias, penalties, temperature, top-k, top-p, min-p, and a
+draw from what is left. A row's token depends on nothing but the row: draws use the row's own generator where
+it has one, and log-probabilities are those of the model, before all of these steps, as the OpenAI API reports
 them.
 """
 
@@ -74,25 +74,29 @@ def _describe(logprobs: Tensor, token: int, count: int) -> TokenLogprob:
 
 
 def _penalised(logits: Tensor, rows: Sequence[Row]) -> Tensor:
-    """Logits after the penalties of the rows that have any.
+    """Logits after the biases and penalties of the rows that have any.
 
-    Sources: presence and frequency: the OpenAI API; repetition: Keskar et al., "CTRL", 2019, over prompt and
-    output as in `transformers`.
+    Sources: bias, before all else: the OpenAI API, `transformers`, vLLM; presence and frequency: the OpenAI
+    API; repetition: Keskar et al., "CTRL", 2019, over prompt and output as in `transformers`.
     """
     scores = logits
     for index, (sampling, _, tokens, prompt_tokens) in enumerate(rows):
-        repetition = sampling.repetition_penalty
-        if repetition == 1.0 and not sampling.presence_penalty and not sampling.frequency_penalty:
+        repetition, bias = sampling.repetition_penalty, sampling.logit_bias
+        penalised = sampling.presence_penalty or sampling.frequency_penalty
+        if repetition == 1.0 and not penalised and not bias:
             continue
         if scores is logits:
             scores = logits.clone()
         row = scores[index]
+        if bias:
+            biased = torch.tensor([token for token, _ in bias], device=row.device)
+            row[biased] += torch.tensor([added for _, added in bias], dtype=row.dtype, device=row.device)
         if repetition != 1.0 and tokens:
             seen = torch.tensor(sorted(set(tokens)), device=row.device)
             values = row[seen]
             row[seen] = torch.where(values > 0, values / repetition, values * repetition)
         generated = tokens[prompt_tokens:]
-        if generated:
+        if generated and penalised:
             counts = torch.bincount(torch.tensor(generated), minlength=len(row)).to(row.device)
             row -= sampling.frequency_penalty * counts + sampling.presence_penalty * (counts > 0)
     return scores

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from typing import Any
+
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from triptych.engine.server import jobs
+from triptych.engine.server import jobs, tokens
 from triptych.engine.server.answers import encode
+from triptych.engine.server.body import ClientGone
 from triptych.engine.server.errors import RETRY_SECONDS, ApiError
 from triptych.engine.server.exchange import Exchange
 from triptych.engine.server.front import Front
+from triptych.version import __version__
+
+_CLIENT_GONE = 499
+"""As nginx has it; nobody reads it."""
 
 
 def make_app(front: Front) -> FastAPI:
@@ -32,6 +40,18 @@ def make_app(front: Front) -> FastAPI:
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> Response:
         return _json(_model(front, front.check_model(name)))
+
+    @app.post("/tokenize")
+    async def tokenize(request: Request) -> Response:
+        return await _answer(front, request, tokens.tokenize)
+
+    @app.post("/detokenize")
+    async def detokenize(request: Request) -> Response:
+        return await _answer(front, request, tokens.detokenize)
+
+    @app.get("/version")
+    async def version() -> Response:
+        return _json({"version": __version__})
 
     @app.get("/health")
     async def health() -> Response:
@@ -72,6 +92,21 @@ def _model(front: Front, name: str) -> dict[str, object]:
         "root": front.models[-1],
         "max_model_len": None if ready is None else ready.max_context,
     }
+
+
+async def _answer(
+    front: Front, request: Request, answer: Callable[[Front, bytearray], Awaitable[dict[str, Any]]]
+) -> Response:
+    """What is said to a body, on the spot."""
+    front.check_loaded()
+    try:
+        body = await front.bodies.read(request.headers, request.receive)
+    except ClientGone:
+        return Response(status_code=_CLIENT_GONE)
+    try:
+        return _json(await answer(front, body))
+    finally:
+        front.bodies.release(len(body))
 
 
 def _json(data: object, *, status: int = 200, headers: object = None) -> Response:

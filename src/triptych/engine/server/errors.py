@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from triptych.engine.messages import too_long
+
 _TYPES = {
     408: "timeout_error",
     409: "conflict_error",
@@ -77,11 +79,8 @@ def context_exceeded(
         asked: output tokens that were asked for; None: as many as there is room for.
         at_least: whether the prompt may have more tokens than that.
     """
-    prompt = f"{'at least ' if at_least else ''}{prompt_tokens} tokens of prompt"
-    wanted = f" and {asked} of output" if asked is not None else ""
     return invalid(
-        f"{prompt}{wanted} do not fit the model's context of {context} tokens; "
-        "shorten the messages or ask for fewer",
+        too_long(context, prompt_tokens, asked, at_least=at_least),
         "messages" if asked is None or prompt_tokens >= context else "max_tokens",
         "context_length_exceeded",
     )

@@ -39,7 +39,12 @@ async def chat(front: Front, id: str, body: bytearray) -> Job:
     model = front.check_model(request.model)
     options = request.chat_template_kwargs or {}
     prompt, images = await front.prompts.of_messages(
-        request.messages, options, front.check_loaded(), special=bool(request.add_special_tokens), size=size
+        request.messages,
+        options,
+        front.check_loaded(),
+        special=bool(request.add_special_tokens),
+        size=size,
+        tools=request.tools,
     )
     shape = Chat(
         id,

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import msgspec
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -103,6 +103,9 @@ class Metrics:
         self._registry = registry
         self._worker = _Worker()
         registry.register(self._worker)
+        self._worker_pid = 0
+        ProcessCollector(registry=registry)
+        ProcessCollector("triptych_worker", pid=lambda: self._worker_pid, registry=registry)
         self.answers = Counter(
             "triptych_http_responses",
             "Answers by route and status.",
@@ -152,6 +155,7 @@ class Metrics:
     def worker_started(self, ready: Ready) -> None:
         """A new worker counts from zero."""
         self._worker.replaced(ready.kv_blocks)
+        self._worker_pid = ready.pid
 
     def loaded(self, load: Load) -> None:
         """How busy the worker is now."""

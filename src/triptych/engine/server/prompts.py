@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import inspect
+import json
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from triptych.engine.messages import ImageInput
@@ -15,7 +17,7 @@ from triptych.engine.server.fetch import ImageSource, read_data_url
 from triptych.engine.server.lengths import Lengths
 from triptych.engine.server.letters import byte_letters
 from triptych.engine.server.pool import Pool
-from triptych.engine.server.protocol import ImagePart, Message
+from triptych.engine.server.protocol import ImagePart, Message, ToolCall
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -90,6 +92,10 @@ class Vocabulary:
         """Text of tokens; special tokens have none."""
         return str(self._backend.decode(tokens, skip_special_tokens=True))
 
+    def write(self, tokens: Sequence[int]) -> str:
+        """Text of tokens, special ones included."""
+        return str(self._backend.decode(tokens, skip_special_tokens=False))
+
     def spell(self, token: int) -> tuple[str, bytes]:
         r"""One token as text, and as bytes; half a character is written ``bytes:\xe2\x82``."""
         found = self._spelled.get(token)
@@ -97,8 +103,8 @@ class Vocabulary:
             found = self._spelled[token] = self._spell(token)
         return found
 
-    def render(self, messages: Sequence[Message], options: dict[str, Any]) -> str:
-        """A conversation as text, as the model's chat template has it.
+    def render(self, messages: Sequence[Message], options: dict[str, Any], tools: Any = None) -> str:
+        """A conversation as text, as the model's chat template has it, which may tell of tools.
 
         Raises:
             ApiError: status 400: there is no template, or it does not take these messages.
@@ -115,6 +121,7 @@ class Vocabulary:
                 [_template_message(message) for message in messages],
                 tokenize=False,
                 add_generation_prompt=True,
+                tools=tools or None,
                 **options,
             )
         except Exception as error:  # a template is a program, and its input is the client's
@@ -171,7 +178,14 @@ class Prompts:
         return Prompt(await self._encode(text, room, special=special))
 
     async def of_messages(
-        self, messages: Sequence[Message], options: dict[str, Any], room: int, *, special: bool, size: int
+        self,
+        messages: Sequence[Message],
+        options: dict[str, Any],
+        room: int,
+        *,
+        special: bool,
+        size: int,
+        tools: Any = None,
     ) -> tuple[Prompt, list[ImageInput]]:
         """A prompt of /v1/chat/completions, and the pixels of its images.
 
@@ -180,7 +194,8 @@ class Prompts:
             options: switches of the chat template.
             room: tokens that there is room for.
             special: as of `Vocabulary.encode`.
-            size: bytes that messages and options were sent in, at the most.
+            size: bytes that messages, options and tools were sent in, at the most.
+            tools: of which the chat template tells the model.
 
         Raises:
             ApiError: status 400.
@@ -192,7 +207,7 @@ class Prompts:
             raise invalid(f"{len(urls)} images are more than {_MAX_IMAGES}", "messages")
         if len(messages) >= room:  # none is without a token
             raise context_exceeded(room, len(messages), at_least=True)
-        text = await self._pool.fit(size, self.vocabulary.render, messages, options)
+        text = await self._pool.fit(size, self.vocabulary.render, messages, options, tools)
         tokens = await self._encode(text, room, special=special)
         if not urls:
             return Prompt(tokens), []
@@ -209,7 +224,10 @@ class Prompts:
         for number, file in enumerate(files):
             taken += await self._image(self._images.tokens, file, number)
             if taken > room:
-                problem = f"the images alone take more than the {room} tokens that there is room for"
+                problem = (
+                    f"This model's maximum context length is {room} tokens; the images alone take more: "
+                    "send fewer or smaller ones"
+                )
                 raise invalid(problem, "messages", "context_length_exceeded")
         images = await self.read_images(files)
         return Prompt(expand(tokens, images, self._images.placeholder), files), images
@@ -274,7 +292,22 @@ def _template_message(message: Message) -> dict[str, Any]:
     else:
         content = "\n".join(part.text for part in message.content if not isinstance(part, ImagePart))
     said = {"role": role, "content": content}
-    return said if message.name is None else {**said, "name": message.name}
+    if message.tool_calls:
+        said["tool_calls"] = [_template_call(call) for call in message.tool_calls]
+    more = {"name": message.name, "tool_call_id": message.tool_call_id}
+    return said | {name: value for name, value in more.items() if value is not None}
+
+
+def _template_call(call: ToolCall) -> dict[str, Any]:
+    """A call of a tool; templates take its arguments apart, which OpenAI writes as JSON in a text."""
+    arguments = call.function.arguments
+    with suppress(ValueError, RecursionError):
+        arguments = json.loads(arguments)
+    return {
+        "id": call.id,
+        "type": "function",
+        "function": {"name": call.function.name, "arguments": arguments},
+    }
 
 
 _LETTERS = byte_letters()

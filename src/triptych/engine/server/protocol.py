@@ -23,6 +23,8 @@ MAX_CHOICES = 128
 _MAX_STOPS = 16
 _MAX_STOP_LENGTH = 1024
 _MAX_STOP_TOKENS = 1024
+_MAX_BIASES = 1024
+"""Entries of `logit_bias`; OpenAI takes 300."""
 _DEFAULT_COMPLETION_TOKENS = 16
 """Of /v1/completions, where a request does not say."""
 
@@ -30,6 +32,7 @@ Count = Annotated[int, Meta(ge=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 TokenId = Annotated[int, Meta(ge=0, lt=2**31)]
+Bias = Annotated[float, Meta(ge=-100, le=100)]
 Candidates = Annotated[int, Meta(ge=0, le=20)]
 Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
@@ -57,6 +60,8 @@ class Options(Unsupported, kw_only=True):
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     repetition_penalty: Annotated[float, Meta(ge=0.001, le=1000)] | None = None
+    logit_bias: Annotated[dict[TokenId, Bias], Meta(max_length=_MAX_BIASES)] | None = None
+    """What is added to the logits of tokens."""
     seed: Seed | None = None
     stop: str | list[str] | None = None
     stop_token_ids: list[TokenId] | None = None
@@ -138,6 +143,7 @@ class Options(Unsupported, kw_only=True):
             presence_penalty=_given(self.presence_penalty, 0.0),
             frequency_penalty=_given(self.frequency_penalty, 0.0),
             repetition_penalty=_given(self.repetition_penalty, 1.0),
+            logit_bias=tuple((self.logit_bias or {}).items()),
             seed=None if self.seed is None else (self.seed + choice) % 2**63,
             logprobs=self.candidates,
             ignore_eos=bool(self.ignore_eos),
@@ -163,14 +169,31 @@ class ImagePart(msgspec.Struct, frozen=True, tag="image_url"):
     image_url: ImageUrl
 
 
+class Function(msgspec.Struct, frozen=True):
+    """What a call of a tool says of it."""
+
+    name: str
+    arguments: str = "{}"
+    """JSON."""
+
+
+class ToolCall(msgspec.Struct, frozen=True):
+    """A tool that the assistant has called earlier in the conversation."""
+
+    function: Function
+    id: str | None = None
+
+
 class Message(msgspec.Struct, frozen=True):
     """One turn of a conversation."""
 
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[TextPart | ImagePart] | None = None
     name: str | None = None
     """Of who speaks, for chat templates that know it."""
-    tool_calls: Any = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+    """Of the call that a message of a tool answers."""
 
 
 class ChatRequest(Options, kw_only=True):
@@ -197,8 +220,10 @@ class ChatRequest(Options, kw_only=True):
         super().check()
         if self.top_logprobs and not self.logprobs:
             raise invalid("top_logprobs needs logprobs; set logprobs to true", "top_logprobs")
-        if any(message.tool_calls for message in self.messages):
-            raise invalid("tool calls are not supported", "messages", "unsupported_parameter")
+        if self.tools and not (
+            isinstance(self.tools, list) and all(isinstance(tool, dict) for tool in self.tools)
+        ):
+            raise invalid("tools must be a list of objects", "tools")
 
 
 class CompletionRequest(Options, kw_only=True):
@@ -238,6 +263,7 @@ class CompletionRequest(Options, kw_only=True):
 
 
 R = TypeVar("R", ChatRequest, CompletionRequest)
+T = TypeVar("T")
 
 
 def parse(kind: type[R], body: bytes | bytearray) -> R:
@@ -246,20 +272,29 @@ def parse(kind: type[R], body: bytes | bytearray) -> R:
     Raises:
         ApiError: status 400: it is no JSON, too deep, a field is wrong, or one is not supported.
     """
-    check_structure(body)
-    try:
-        request = msgspec.json.decode(body, type=kind)
-    except msgspec.ValidationError as error:
-        raise _wrong_field(str(error)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise invalid(f"the body is not JSON: {error}") from None
+    request = decode(kind, body)
     request.check()
     return request
 
 
+def decode(kind: type[T], body: bytes | bytearray) -> T:
+    """What a body says, as far as its fields can be told alone.
+
+    Raises:
+        ApiError: status 400: it is no JSON, too deep, or a field is wrong.
+    """
+    check_structure(body)
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        raise _wrong_field(str(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise invalid(f"the body is not JSON: {error}") from None
+
+
 def _wrong_field(problem: str) -> ApiError:
     """Msgspec says ``Expected `int`, got `str` - at `$.max_tokens` ``."""
-    what, _, path = problem.partition(" - at `$")
+    what, _, path = problem.replace(" - at `key` in `$", " - at `$").partition(" - at `$")
     field = re.sub(r"^\.", "", path.rstrip("`"))
     missing = re.fullmatch(r"Object missing required field `(\w+)`", what)
     if missing:

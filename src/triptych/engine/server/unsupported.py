@@ -32,6 +32,7 @@ _NEVER_NEUTRAL = {"length_penalty": (0,), "prompt_logprobs": (0,), "web_search_o
 _MEND = {
     "mm_processor_kwargs": "remove it: an image is resized as the model's own processor has it",
     "reasoning_effort": "remove it, and set what the model's chat template knows in chat_template_kwargs",
+    "tools": "remove it, or set tool_choice to none, which only tells the model of them",
     "truncate_prompt_tokens": "remove it and shorten the prompt",
 }
 
@@ -63,7 +64,6 @@ class Unsupported(msgspec.Struct, kw_only=True):
     json_schema: Any = None
     kv_transfer_params: Any = None
     length_penalty: Any = None
-    logit_bias: Any = None
     logits_processors: Any = None
     lora_path: Any = None
     media_io_kwargs: Any = None
@@ -102,6 +102,8 @@ class Unsupported(msgspec.Struct, kw_only=True):
             ApiError: status 400, and which field it is.
         """
         for name in Unsupported.__struct_fields__:
+            if name == "tools" and self.tool_choice == "none":
+                continue  # the model is told of tools and may not call any: there is nothing to parse
             if _asks(name, getattr(self, name)):
                 mend = _MEND.get(name, "remove it")
                 raise invalid(f"{name} is not supported; {mend}", name, "unsupported_parameter")
