@@ -82,10 +82,15 @@ def test_a_predicted_bound_has_its_interval(summary: Summary) -> None:
 
 def test_what_went_wrong_is_said(summary: Summary) -> None:
     assert "preemption" not in printed(summary)
-    counts = replace(summary.counts, timed_out=3, rejected=2, preemptions=14)
+    causes = {"longer than the model's context": 2}
+    counts = replace(summary.counts, timed_out=3, rejected=2, preemptions=14, rejected_as=causes)
     text = printed(replace(summary, counts=counts, interrupted=True), width=100)
     assert "3 timed out, 2 rejected, interrupted" in text
+    assert "rejected: 2 longer than the model's context" in text
     assert "14 preemptions" in text
+    assert "note: pool d was never used" in printed(
+        replace(summary, meta={"notes": ["pool d was never used"]})
+    )
 
 
 def test_overload_comes_first_and_latencies_are_marked(summary: Summary) -> None:

@@ -139,6 +139,7 @@ def _meta(runner: Runner, clock: Clock, kernels: dict[str, str]) -> dict[str, An
         "attention": runner.attention.name,
         "kernels": kernels,
         "largest_graph": 0 if runner.graphs is None else runner.graphs.sizes[-1],
+        "model_context": runner.model.max_context,
     }
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from triptych.record.overload import find_overload
+from triptych.record.rejections import rejections
 from triptych.record.run import STATUSES, Run
 from triptych.record.slo import against_slo, judged, within_slo
 from triptych.record.statistics import counted_distribution, distribution
@@ -78,6 +79,7 @@ def _counts(run: Run, came: npt.NDArray[np.bool_]) -> Counts:
         output_tokens=int(run.requests["generated_tokens"].sum()),
         cached_tokens=cached,
         cached_share=ratio(cached, prompt),
+        rejected_as=rejections(run),
     )
 
 

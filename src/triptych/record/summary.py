@@ -47,7 +47,7 @@ class Counts:
     """Their client went away."""
     timed_out: int
     rejected: int
-    """Could never have been served: longer than the model's context, or too large for the instances."""
+    """Could never have been served, or were refused or broken off by the server."""
     unfinished: int
     """Waiting or running when the run ended."""
     never_came: int
@@ -62,6 +62,8 @@ class Counts:
     """Prompt tokens found in a prefix cache."""
     cached_share: float | None
     """Of `prompt_tokens`."""
+    rejected_as: Mapping[str, int]
+    """Why requests were rejected -> how many, as far as the record tells."""
 
 
 @dataclass(frozen=True)

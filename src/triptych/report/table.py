@@ -69,6 +69,8 @@ def _print_parts(summary: Summary, console: Console) -> None:
     if summary.pools:
         pools, left_out = fitting(console, _POOL_COLUMNS, lambda names: _pools(summary.pools, names))
         _print(console, pools, _POOL_NOTE, left_out)
+    for note in summary.meta.get("notes", ()):
+        console.print(f"note: {note}", style="yellow", highlight=False)
     if summary.slo:
         bounds, left_out = fitting(console, SLO_COLUMNS, lambda names: slo_table(summary.slo, names))
         _print(console, bounds, slo_note(summary.slo), left_out)
@@ -115,8 +117,8 @@ def _headline(summary: Summary) -> Table:
     whole = f"{counts.finished:,} of {count(counts.requests, 'request')} finished"
     table.add_row("requests", ", ".join([f"{whole} in {seconds(summary.horizon)}", *ends]))
     details = []
-    if counts.rejected and summary.producer != "bench":
-        table.add_row("", "rejected: longer than the model's context, or than an instance has memory for")
+    if counts.rejected and summary.producer != "bench":  # whose notes have the server's words
+        table.add_row("", "rejected: " + ", ".join(f"{n:,} {why}" for why, n in counts.rejected_as.items()))
     if held := summary.meta.get("held_back"):
         waited = f", {seconds(held['mean_seconds'])} on average" if held["requests"] else ""
         details.append(f"{count(held['requests'], 'request')} waited at the client{waited} (max_concurrency)")

@@ -12,6 +12,7 @@ from triptych.record import Run
 from triptych.simulation.again import Case, all_figures
 from triptych.simulation.build import build
 from triptych.simulation.interval import Figures, prediction_interval
+from triptych.simulation.notes import deployment_notes
 from triptych.simulation.outcome import outcome
 from triptych.simulation.simulator import Progress
 from triptych.spec.base import Spec, SpecError, read_yaml
@@ -85,6 +86,7 @@ def simulate(
     if not isinstance(workload, Requests):
         slo = [] if workload.slo is None else workload.slo.bounds()
         run = replace(run, slo=slo, meta={**run.meta, "declared_rate": workload.rate})
+    run = replace(run, meta={**run.meta, "notes": list(deployment_notes(run, plans, requests))})
     if interval and not run.interrupted:
         case = Case(deployment, requests, jump, run.slo, run.meta, run.horizon)
         seconds = time.perf_counter() - began

@@ -61,6 +61,7 @@ def outcome(
             "version": __version__,
             "wall_seconds": wall_seconds,
             "efficiencies": {plan.name: plan.device.efficiency.source for plan in plans},
+            "model_context": plans[0].model.text.max_context,
             "calibrated": plans[0].calibration is not None,
             "predicted_from": predicted_from(lanes, [by_pool[place.pool].cost for place in owners]),
             **held,
