@@ -91,6 +91,12 @@ def test_the_interval_in_words() -> None:
     ]
 
 
+def test_what_grows_has_no_interval_in_words() -> None:
+    interval = {"level": 0.9, "ttft": {"mean": [1.0, 2.0]}, "tpot": {"mean": [0.01, 0.012]}}
+    lines = prediction_lines({"interval": interval}, growing=("ttft", "e2e"))
+    assert lines == ["90% interval  TTFT mean grows, TPOT mean 10.0 ms to 12.0 ms"]
+
+
 @pytest.mark.parametrize("factor", [0.5, 2.0])
 def test_scaled_costs_scale_every_batch(factor: float) -> None:
     from triptych.plan import plan_pools

@@ -75,7 +75,9 @@ def simulate_and_report(
     if out is not None:  # before anything is printed: what is printed to may be gone
         write_run(run, out, batches=batches, summary=summary, trace=write_trace if trace else None)
     print_summary(summary, console)
-    print_prediction(summary.meta, console)
+    overload = summary.overload
+    growing = overload.metrics if overload is not None and overload.certain else ()
+    print_prediction(summary.meta, console, growing)
     if out is not None:
         console.print(f"run record in {out}", highlight=False)
     return not run.interrupted and not interrupted

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from triptych.report.format import number, percent, seconds
+from triptych.report.layout import GROWS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -14,13 +15,19 @@ _IN_A_LINE = 2
 _NAMES = {"ttft": "TTFT", "tpot": "TPOT", "e2e": "E2E"}
 
 
-def print_prediction(meta: Mapping[str, Any], console: Console) -> None:
-    """Prints what `simulate` says of its own prediction, where it says it."""
-    for line in prediction_lines(meta):
+def print_prediction(meta: Mapping[str, Any], console: Console, growing: Collection[str] = ()) -> None:
+    """Prints what `simulate` says of its own prediction, where it says it.
+
+    Args:
+        meta: of the run.
+        console: to print to.
+        growing: latencies whose figures would only tell how long the trace is: they have no interval.
+    """
+    for line in prediction_lines(meta, growing):
         console.print(line, highlight=False, soft_wrap=True)
 
 
-def prediction_lines(meta: Mapping[str, Any]) -> list[str]:
+def prediction_lines(meta: Mapping[str, Any], growing: Collection[str] = ()) -> list[str]:
     """The lines, without any if a run says nothing of it."""
     lines = []
     shares = meta.get("predicted_from") or {}
@@ -34,7 +41,7 @@ def prediction_lines(meta: Mapping[str, Any]) -> list[str]:
     interval = meta.get("interval")
     if interval:
         parts = [
-            f"{name} mean {seconds(low)} to {seconds(high)}"
+            f"{name} mean {GROWS if metric in growing else f'{seconds(low)} to {seconds(high)}'}"
             for metric, name in _NAMES.items()
             if metric in interval
             for low, high in [interval[metric]["mean"]]
