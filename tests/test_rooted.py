@@ -77,6 +77,19 @@ def test_the_copy_in_a_run_folder_can_be_run_again(file: Path, tmp_path: Path) -
     assert (again.column("e2e") == read_run(tmp_path / "runs/first").column("e2e")).all()
 
 
+def test_so_can_the_copy_of_a_workload_that_names_a_trace_from_where_it_was_run(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = ["TIMESTAMP,ContextTokens,GeneratedTokens", "2023-11-16 18:15:46,20,3"]
+    (tmp_path / "elsewhere/trace.csv").write_text("\n".join(rows), encoding="utf-8")
+    workload = WorkloadSpec.parse({"trace": {"format": "azure", "path": "trace.csv"}})
+    write_run(simulate(file, workload), tmp_path / "runs/first")
+    monkeypatch.chdir(tmp_path)
+    copy = WorkloadSpec.load(tmp_path / "runs/first/workload.yaml")
+    assert copy.trace is not None
+    assert copy.trace.path == str(tmp_path / "elsewhere/trace.csv")
+
+
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_an_example_is_planned_from_any_folder(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

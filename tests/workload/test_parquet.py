@@ -12,7 +12,7 @@ import pytest
 
 from triptych.spec.base import SpecError
 from triptych.spec.workload import WorkloadSpec
-from triptych.workload import Requests, generate, read_parquet, write_parquet
+from triptych.workload import Requests, generate, parquet, read_parquet, write_parquet
 
 MINIMAL: dict[str, Any] = {
     "arrival": [0.0, 1.5],
@@ -118,3 +118,42 @@ def test_another_file_is_no_parquet(tmp_path: Path) -> None:
     (tmp_path / "trace").write_text("TIMESTAMP")
     with pytest.raises(SpecError, match="cannot be read as Parquet"):
         read_parquet(tmp_path / "trace")
+
+
+class TestUnixTimes:
+    """Seconds of the Unix clock, as other tools write them, count from the first."""
+
+    def test_they_are_shifted_and_that_is_said(self, write: Write, caplog: pytest.LogCaptureFixture) -> None:
+        path = write({**MINIMAL, "arrival": [1.7e9, 1.7e9 + 1.5]})
+        assert read_parquet(path).arrival.tolist() == [0, 1.5]
+        (said,) = caplog.messages
+        assert said == f"{path}: arrival: Unix times, counted from the first, 2023-11-14 22:13:20 UTC"
+
+    def test_a_slice_counts_from_there(self, write: Write) -> None:
+        path = write({**MINIMAL, "arrival": [1.7e9, 1.7e9 + 1.5]})
+        trace = {"format": "parquet", "path": str(path), "start": 1}
+        assert generate(WorkloadSpec.parse({"trace": trace})).arrival.tolist() == [0.5]
+
+    def test_milliseconds_are_refused(self, write: Write) -> None:
+        path = write({**MINIMAL, "arrival": [1.7e12, 1.7e12 + 1500]})
+        with pytest.raises(SpecError, match=r"row 0, arrival: .*; write seconds"):
+            read_parquet(path)
+
+    def test_other_times_are_as_written(self, write: Write, caplog: pytest.LogCaptureFixture) -> None:
+        path = write({**MINIMAL, "arrival": [86_400.0, 86_401.0]})
+        assert read_parquet(path).arrival.tolist() == [86_400, 86_401]
+        assert not caplog.messages
+
+
+def test_no_more_is_read_than_is_wanted(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet, "_AT_A_TIME", 100)
+    n = 2000
+    columns = {"arrival": [float(i) for i in range(n)], "text_tokens": [10] * n, "output_tokens": [3] * n}
+    path = write({**columns, "output_tokens": [3] * (n - 1) + [-1]})  # at the end of the file
+    trace = {"format": "parquet", "path": str(path)}
+    spec = WorkloadSpec.parse({"trace": {**trace, "start": 500}, "requests": 60})
+    assert generate(spec).arrival.tolist() == [float(i) for i in range(60)]
+    spec = WorkloadSpec.parse({"trace": {**trace, "stop": 250}})
+    assert len(generate(spec)) == 250
+    with pytest.raises(SpecError, match=f"row {n - 1}, output_tokens"):
+        generate(WorkloadSpec.parse({"trace": trace}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from triptych.spec.base import SpecError
 from triptych.spec.workload import Trace, WorkloadSpec
 from triptych.workload import Requests, generate
 from triptych.workload.azure import read_azure
+from triptych.workload.bailian import read_bailian
 from triptych.workload.mooncake import read_mooncake
 from triptych.workload.traces import read_trace
 
@@ -26,6 +28,23 @@ MOONCAKE = [
     {"timestamp": 1000, "input_length": 1030, "output_length": 5, "hash_ids": [0, 1, 2]},
     {"timestamp": 1000, "input_length": 600, "output_length": 1, "hash_ids": [0, 3]},
     {"timestamp": 2500, "input_length": 100, "output_length": 9, "hash_ids": [4]},
+]
+BAILIAN = [
+    {
+        "chat_id": chat,
+        "parent_chat_id": -1,
+        "timestamp": timestamp,
+        "input_length": tokens,
+        "output_length": 7,
+        "type": "text",
+        "turn": 1,
+        "hash_ids": ids,
+    }
+    for chat, timestamp, tokens, ids in (
+        (0, 61.114, 33, [3, 5, 8]),
+        (1, 61.2, 48, [3, 5, 9]),
+        (2, 63.614, 40, [3, 6]),  # the last 8 tokens have no id
+    )
 ]
 Path_ = Callable[[str], Path]
 
@@ -81,6 +100,12 @@ class TestAzure:
         path = file(AZURE.replace(old, new))
         with pytest.raises(SpecError, match=f"{path}: {problem}"):
             read_azure(path)
+
+    def test_times_may_have_a_zone_as_in_the_files_of_2024(self, file: Path_) -> None:
+        times = ["2024-05-10 23:59:59.5+00:00", "2024-05-11 02:00:00.75+02:00", "2024-05-11T00:00:01Z"]
+        rows = [f"{time},10,2\n" for time in times]
+        requests = read_azure(file("".join(["TIMESTAMP,ContextTokens,GeneratedTokens\n", *rows])))
+        assert requests.arrival.tolist() == [0, 1.25, 1.5]
 
     def test_binary_is_no_csv(self, tmp_path: Path) -> None:
         (tmp_path / "trace").write_bytes(b"PAR1\xff\xfe\x00")
@@ -161,6 +186,89 @@ class TestMooncake:
         assert (len(first), len(second)) == (13, 14)
         assert first[0] == second[0]
         assert not set(first[1:]) & set(second[1:])
+
+
+class TestBailian:
+    def test_seconds_and_ids_of_16_tokens(self, file: Path_) -> None:
+        requests = read_bailian(file(lines(BAILIAN)))
+        assert requests.arrival == pytest.approx([0, 0.086, 2.5])
+        assert requests.text_tokens.tolist() == [33, 48, 40]
+        assert requests.prefix_ids.tolist() == [3, 5, 8, 3, 5, 9, 3, 6]
+        assert requests.prefix_block_tokens == 16
+
+    def test_read_as_mooncake_it_is_refused_with_its_name(self, file: Path_) -> None:
+        path = file(lines(BAILIAN))
+        says = "line 1, hash_ids: 3 ids for 33 tokens, .*; set format: bailian, .* timestamps in seconds"
+        with pytest.raises(SpecError, match=f"{path}: {says}"):
+            read_mooncake(path)
+
+    def test_so_is_mooncakes_read_as_this(self, file: Path_) -> None:
+        with pytest.raises(
+            SpecError, match=r"line 1, hash_ids: 3 ids for 1030 tokens, .*; set format: mooncake"
+        ):
+            read_bailian(file(lines(MOONCAKE)))
+
+    @pytest.mark.parametrize("read", [read_bailian, read_mooncake])
+    def test_ids_that_no_format_explains(self, file: Path_, read: Callable[[Path], Requests]) -> None:
+        row = {**MOONCAKE[0], "hash_ids": [0, 1]}
+        with pytest.raises(SpecError, match=r"line 1, hash_ids: 2 ids for 1030 tokens.*; correct or remove"):
+            read(file(lines([row])))
+
+
+def texts() -> dict[str, tuple[str, list[float]]]:
+    return {
+        "azure": (AZURE, [0, 4.314579, 4.541877]),
+        "mooncake": (lines(MOONCAKE), [0, 0, 1.5]),
+        "bailian": (lines(BAILIAN), [0, 0.086, 2.5]),
+    }
+
+
+@pytest.mark.parametrize("kind", texts())
+class TestText:
+    """What every reader of text takes."""
+
+    def read(self, kind: str, path: Path, **part: Any) -> list[float]:
+        return read_trace(Trace.parse({"format": kind, "path": str(path), **part})).arrival.tolist()
+
+    @pytest.mark.parametrize("before", ["", "\ufeff"])
+    @pytest.mark.parametrize("after", ["", "\n", "\r\n\n"])
+    def test_a_byte_order_mark_and_empty_last_lines(
+        self, kind: str, file: Path_, before: str, after: str
+    ) -> None:
+        text, times = texts()[kind]
+        assert self.read(kind, file(before + text + after)) == pytest.approx(times)
+
+    def test_compressed(self, kind: str, tmp_path: Path) -> None:
+        text, times = texts()[kind]
+        path = tmp_path / "trace.gz"
+        path.write_bytes(gzip.compress(text.encode()))
+        assert self.read(kind, path) == pytest.approx(times)
+        path.write_bytes(path.read_bytes()[:-20])
+        with pytest.raises(SpecError, match=f"{path}: cannot be read as"):
+            self.read(kind, path)
+
+    def test_an_empty_line_in_the_middle_is_told(self, kind: str, file: Path_) -> None:
+        text, _ = texts()[kind]
+        first, rest = text.split("\n", 1)
+        with pytest.raises(SpecError, match="line 2"):
+            self.read(kind, file(f"{first}\n\n{rest}"))
+
+    def test_no_more_is_read_than_is_wanted(self, kind: str, file: Path_) -> None:
+        """Of a long file whose end is broken."""
+        text, _ = texts()[kind]
+        *head, last = text.splitlines()
+        long = "\n".join([*head, *[last] * 5000, "broken"])
+        assert len(self.read(kind, file(long), limit=3)) == 3
+        assert len(self.read(kind, file(long), stop=1.0)) >= 1
+        with pytest.raises(SpecError, match="line 500"):
+            self.read(kind, file(long))
+
+    def test_requests_of_the_workload_are_such_a_limit(self, kind: str, file: Path_) -> None:
+        text, _ = texts()[kind]
+        *head, last = text.splitlines()
+        path = file("\n".join([*head, *[last] * 5000, "broken"]))
+        spec = {"trace": {"format": kind, "path": str(path)}, "requests": 4}
+        assert len(generate(WorkloadSpec.parse(spec))) == 4
 
 
 class TestSlice:

@@ -74,7 +74,9 @@ def bench(
         raise SpecError("overrides", problem)
     if warmup < 0:
         raise SpecError("--warmup", f"must be 0 or more, not {warmup}")
-    if not isinstance(workload, WorkloadSpec):
+    if isinstance(workload, WorkloadSpec):
+        workload = workload.rooted()
+    else:
         workload = load_workload(workload, overrides)
     if isinstance(server, str):
         server = Server(server)

@@ -71,6 +71,8 @@ def simulate(
         deployment = _load_deployment(deployment, own)
     if isinstance(workload, (str, Path)):
         workload = _load_workload(workload, others)
+    elif isinstance(workload, WorkloadSpec):
+        workload = workload.rooted()
     plans = plan_pools(deployment, deployment_file)
     check_calibration(plans, deployment_file)
     deployment = rooted(deployment, deployment_file)

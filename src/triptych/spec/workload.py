@@ -88,8 +88,9 @@ Arrivals = Annotated[
 class Trace(Spec):
     """A file of requests. Its clock starts with its first request (parquet: as written)."""
 
-    format: Literal["azure", "mooncake", "parquet"]
-    """azure: AzurePublicDataset 2023 CSV; mooncake: Mooncake JSONL; parquet: `workload.write_parquet`."""
+    format: Literal["azure", "bailian", "mooncake", "parquet"]
+    """azure: AzurePublicDataset CSV (2023, 2024); bailian: JSONL of Alibaba Cloud; mooncake: Mooncake JSONL;
+    parquet: `workload.write_parquet`."""
     path: str = Field(min_length=1)
     """Relative to the folder of the workload file, or else to the current folder."""
     start: Seconds = 0.0
@@ -230,11 +231,21 @@ class WorkloadSpec(Spec):
         Raises:
             SpecError: as `Spec.load`, or the trace is missing.
         """
-        spec = super().load(path, overrides)
-        if spec.trace is None:
-            return spec
-        trace = spec.trace.model_copy(update={"path": str(spec.trace.locate(path))})
-        return spec.model_copy(update={"trace": trace})
+        return super().load(path, overrides).rooted(path)
+
+    def rooted(self, file: str | Path | None = None) -> Self:
+        """With the trace under a path that is true from anywhere, as copies of it need it.
+
+        Args:
+            file: where it was declared; None: in no file.
+
+        Raises:
+            SpecError: the trace is missing.
+        """
+        if self.trace is None:
+            return self
+        trace = self.trace.model_copy(update={"path": str(self.trace.locate(file))})
+        return self.model_copy(update={"trace": trace})
 
     @property
     def rate(self) -> float | None:

@@ -32,7 +32,7 @@ def generate(spec: WorkloadSpec, *, file: str | Path | None = None) -> Requests:
     Raises:
         SpecError: the trace is missing or wrong, or nothing is left of it.
     """
-    trace = None if spec.trace is None else read_trace(spec.trace, file=file)
+    trace = None if spec.trace is None else read_trace(spec.trace, limit=spec.requests, file=file)
     if trace is not None:
         _check_against_trace(spec, trace, file)
     arrival = arrival_times(spec, None if trace is None else trace.arrival)

@@ -16,6 +16,8 @@ covers, and in a closed loop `triptych.concurrency`.
 
 from __future__ import annotations
 
+import logging
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,14 @@ from numpy.typing import NDArray
 
 from triptych.spec.base import SpecError
 from triptych.workload.requests import Requests, RowError
+from triptych.workload.window import Window
+
+_LOG = logging.getLogger(__name__)
+_AT_A_TIME = 1 << 14
+_CLOCK = 1e8
+"""Seconds, about three years, after which no trace begins: it is the Unix clock (of 1973 or later)."""
+_FINER = 1e11
+"""Seconds, about 3,000 years: the Unix clock in milliseconds or less."""
 
 _PLAIN = {
     "arrival": "float64",
@@ -59,21 +69,20 @@ def write_parquet(requests: Requests, path: str | Path) -> None:
     pq.write_table(pa.table(columns).replace_schema_metadata(metadata), path)
 
 
-def read_parquet(path: str | Path) -> Requests:
+def read_parquet(path: str | Path, window: Window | None = None) -> Requests:
     """The requests of a file that `write_parquet` or another tool wrote; at least one.
+
+    Times are taken as written, unless they are seconds of the Unix clock: those count from the first, and a
+    line on standard error says so.
+
+    Args:
+        path: of the file.
+        window: what is wanted of it: no more is read than holds it; None: all.
 
     Raises:
         SpecError: the file cannot be read, or the column, and the row counted from 0, that are wrong.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.read_table(path, partitioning=None)
-    except (OSError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0]
-        raise SpecError("", f"cannot be read as Parquet: {reason}", file=path) from None
-    _check_columns(table.column_names, path)
+    table = _table(path, window or Window())
     if table.num_rows == 0:
         raise SpecError("", "no request in the file; use another trace", file=path)
 
@@ -97,6 +106,7 @@ def read_parquet(path: str | Path) -> Requests:
                 row = int((offsets != columns[kind]).argmax()) - 1
                 raise _wrong(path, row, name, "must be as long as image_width")
             columns[kind] = offsets
+    columns["arrival"] = _from_start(columns["arrival"], path)
     metadata = table.schema.metadata or {}
     try:
         return Requests(
@@ -108,6 +118,46 @@ def read_parquet(path: str | Path) -> Requests:
         raise _wrong(path, error.row, error.column, error.problem) from None
     except ValueError as error:
         raise SpecError("metadata", str(error), file=path) from None
+
+
+def _table(path: str | Path, window: Window) -> Any:
+    """The columns of its first rows, as many as hold what is wanted."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            schema = file.schema_arrow
+            _check_columns(schema.names, path)
+            batches = []
+            for batch in file.iter_batches(_AT_A_TIME):
+                batches.append(batch)
+                times = batch.column("arrival")
+                if not times.null_count:  # which is refused later, with its row in the file
+                    window.see(_values(times, "arrival", "float64", path))
+                if window.full:
+                    break
+            return pa.Table.from_batches(batches, schema)
+    except (OSError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0]
+        raise SpecError("", f"cannot be read as Parquet: {reason}", file=path) from None
+
+
+def _from_start(arrival: NDArray[np.float64], path: str | Path) -> NDArray[np.float64]:
+    """The times, from the first of them if they are those of the Unix clock.
+
+    Raises:
+        SpecError: they are of that clock, and in a finer unit than seconds.
+    """
+    first = float(arrival[0])
+    if not _CLOCK <= first < np.inf:
+        return arrival
+    if first >= _FINER:
+        problem = f"{first:.17g} s after the start makes no sense; write seconds, not a finer unit"
+        raise _wrong(path, 0, "arrival", problem)
+    when = datetime.fromtimestamp(first, UTC)
+    _LOG.warning("%s: arrival: Unix times, counted from the first, %s", path, f"{when:%Y-%m-%d %H:%M:%S} UTC")
+    return arrival - first
 
 
 def _check_columns(names: list[str], path: str | Path) -> None:
