@@ -246,7 +246,7 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
         "unknown format",
         {"trace": {**SLICE, "format": "xml"}, "arrivals": TRACED},
         "trace.format",
-        "'azure', 'mooncake' or 'parquet'",
+        "'azure', 'bailian', 'mooncake' or 'parquet'",
     ),
     ("slo without bounds", {"slo": {}}, "slo", "no bound is given; add one to ttft, tpot, itl or e2e"),
     ("bound without statistic", {"slo": {"ttft": 2}}, "slo.ttft", "such as {p99: 2 s}"),

@@ -74,10 +74,7 @@ def bench(
         raise SpecError("overrides", problem)
     if warmup < 0:
         raise SpecError("--warmup", f"must be 0 or more, not {warmup}")
-    if isinstance(workload, WorkloadSpec):
-        workload = workload.rooted()
-    else:
-        workload = load_workload(workload, overrides)
+    workload = workload.rooted() if isinstance(workload, WorkloadSpec) else load_workload(workload, overrides)
     if isinstance(server, str):
         server = Server(server)
     requests = generate(workload, file=file)
