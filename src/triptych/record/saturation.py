@@ -222,22 +222,32 @@ def _served(parts: Sequence[tuple[Queue, _Waiting]], edges: Floats, times: float
         edges: of equal blocks of time.
         times: as many instances as these there are.
     """
-    upto, took = np.zeros(len(edges)), []
+    served, took = np.zeros(len(edges) - 1), []
     for queue, waiting in parts:
-        left = queue.left[~np.isnan(queue.left)]
-        done = queue.done[~np.isnan(queue.left)]
-        done = np.where(np.isnan(done), left, np.maximum(done, left))
+        # A service without an end known, or of no length, is done at once.
+        done = np.where(np.isnan(queue.done), queue.left, np.maximum(queue.done, queue.left))
+        takes_part = (queue.left <= edges[-1]) & (done >= edges[0])
+        left, done = queue.left[takes_part], done[takes_part]
         takes = np.maximum(done - left, _MOMENT)
-        begins, clock = waiting.upto(left - _MOMENT), waiting.upto(edges)
-        share = np.where(takes > _MOMENT, waiting.upto(done) - begins, _MOMENT) / takes
-        pace = share / np.maximum(waiting.upto(done) - begins, _MOMENT)
-        upto += [float(np.minimum(np.maximum(now - begins, 0.0) * pace, share).sum()) for now in clock]
-        took.append(takes[(left <= edges[-1]) & (done >= edges[0])])
+        begins, ends = waiting.upto(left - _MOMENT), waiting.upto(done)
+        share = np.where(takes > _MOMENT, ends - begins, _MOMENT) / takes
+        served += _spread(begins, ends, share, waiting.upto(edges))
+        took.append(takes)
     takes = np.concatenate(took)
-    served, seconds = np.diff(upto), float(edges[-1] - edges[0])
-    total = float(served.sum())
+    seconds, total = float(edges[-1] - edges[0]), float(served.sum())
     between_blocks = float(np.var(served, ddof=1)) * len(served)
     # The mean service of as many requests as took part is not known better than that.
     between_requests = total * float(np.var(takes)) / float(takes.mean()) ** 2
     variance = max(between_blocks, between_requests, 1.0)
     return _Rate(times * total / seconds, times**2 * variance / seconds**2)
+
+
+def _spread(begins: Floats, ends: Floats, amounts: Floats, edges: Floats) -> Floats:
+    """How much falls between two edges each, of amounts that are spread evenly from a begin to an end."""
+    in_whole = np.bincount(np.searchsorted(edges, ends), amounts, minlength=len(edges) + 1)
+    upto = np.cumsum(in_whole)[: len(edges)]
+    for number, edge in enumerate(edges):
+        under_way = (begins < edge) & (ends > edge)
+        begin, end = begins[under_way], ends[under_way]
+        upto[number] += float((amounts[under_way] * (edge - begin) / (end - begin)).sum())
+    return np.asarray(np.diff(upto))
