@@ -421,3 +421,16 @@ def test_embeddings_that_are_not_sent_in_time_are_part_of_ttft() -> None:
     assert overload is not None
     assert [one.phase for one in overload.queues] == ["embeddings"]
     assert "ttft" in overload.metrics
+
+
+def test_from_outside_an_answer_that_takes_ever_longer_is_marked() -> None:
+    """The front queue grows, and so does what comes after the first token, or it does not."""
+    arrivals = poisson(2000, 3)
+    never = np.full(2000, np.nan)
+    tokens = queue(arrivals, np.full(2000, 1.5))
+    outside = record(arrivals, never, prefill_ready=never, decode_ready=never, first_token=tokens)
+    for answer, marked in ((np.full(2000, 5.0), False), (5 + arrivals / 10, True)):
+        overload = overload_of({**outside, "end": tokens + answer})
+        assert overload is not None
+        assert "ttft" in overload.metrics
+        assert ({"tpot", "itl"} <= set(overload.metrics)) == marked

@@ -80,6 +80,13 @@ def test_a_predicted_bound_has_its_interval(summary: Summary) -> None:
     ]
 
 
+def test_in_a_narrow_window_the_verdict_stays(summary: Summary) -> None:
+    slo = tuple(replace(one, interval=(1.0, 2.0)) for one in summary.slo)
+    text = printed(replace(summary, slo=slo), 45)
+    assert line_of(text, "SLO") == ["SLO", "value", "bound", "verdict"]
+    assert "Left out for want of width: 90% interval, within." in " ".join(text.split())
+
+
 def test_what_went_wrong_is_said(summary: Summary) -> None:
     assert "preemption" not in printed(summary)
     causes = {"longer than the model's context": 2}

@@ -12,7 +12,7 @@ Closed-loop and at-once arrivals never show overload: their queue is longest at 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -30,13 +30,13 @@ _BEGINS = (1, 5, 10)
 _PERHAPS = 0.95
 """As sure as this, overload is worth a word."""
 _LENGTHENS = 1.5
-"""Times as long. What is sent waits for memory first, so that sending is rarely what grows."""
+"""Times as long in the last quarter as in the second. A wait that grows as time does is 7/3 times as long."""
 _TOTAL = ("e2e", "e2e_per_token")
 _PART_OF = {
     "encode": ("ttft", "encode_queue", *_TOTAL),
-    "embeddings": ("ttft", "transfer_seconds", *_TOTAL),
+    "embeddings": ("ttft", *_TOTAL),
     "prefill": ("ttft", "prefill_queue", *_TOTAL),
-    "decode": ("tpot", "itl", "decode_queue", "transfer_seconds", *_TOTAL),
+    "decode": ("tpot", "itl", "decode_queue", *_TOTAL),
     "system": ("tpot", "itl", *_TOTAL),
 }
 """Latencies that a wait is part of, by what is waited for."""
@@ -85,8 +85,7 @@ def find_overload(requests: Columns, rate: float | None = None) -> tuple[Overloa
         return None, system.settled
     found = [one for one in found if one.sure >= SURE] or found
     metrics = {metric for one in found for metric in _PART_OF[one.phase]}
-    if not _lengthens(requests["transfer_seconds"][came], arrival[came]):
-        metrics -= {"transfer_seconds"}
+    metrics |= _longer(requests, [one.phase for one in found])
     fastest = max(found, key=lambda one: one.growth)
     slowest = min(one.served_rate for one in found)
     overload = Overload(
@@ -109,8 +108,23 @@ def growing(requests: Columns, rate: float | None = None) -> tuple[str, ...]:
     return overload.metrics if overload is not None and overload.certain else ()
 
 
+def _longer(requests: Columns, phases: Collection[str]) -> set[str]:
+    """Latencies that became longer, where no queue tells: the network, a batch, what a client cannot see."""
+    arrival, first_token = requests["arrival"], requests["first_token"]
+    candidates: dict[tuple[str, ...], Column] = {("transfer_seconds",): requests["transfer_seconds"]}
+    if "system" in phases:
+        candidates["ttft",] = first_token - arrival
+    if np.isnan(requests["prefill_start"]).all():
+        candidates["tpot", "itl"] = requests["end"] - first_token
+    return {name for names, values in candidates.items() if _lengthens(values, arrival) for name in names}
+
+
 def _lengthens(values: Column, arrival: Column) -> bool:
     """Whether what requests take grows from the second quarter of the requests to the last."""
+    known = ~np.isnan(values) & ~np.isnan(arrival)
+    values, arrival = values[known], arrival[known]
+    if not len(values):
+        return False
     second, third, last = (np.quantile(arrival, share) for share in (0.25, 0.5, 0.75))
     before, after = values[(arrival > second) & (arrival <= third)], values[arrival > last]
     return bool(len(before) and len(after) and after.mean() > _LENGTHENS * before.mean())

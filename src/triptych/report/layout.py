@@ -46,7 +46,7 @@ def fitting(
 
 def heading(statistic: str) -> str:
     """A statistic as people write it: `P99`, `mean`."""
-    return statistic.upper() if statistic[1:2].isdigit() else statistic
+    return statistic.upper() if statistic[:1] == "p" and statistic[1:2].isdigit() else statistic
 
 
 def grid() -> Table:
