@@ -26,6 +26,7 @@ demo: $(VENV)/installed  ## predict a large deployment; then predict, serve and 
 	$(BIN)/triptych simulate examples/deployments/epd.yaml examples/workloads/vision-chat.yaml \
 	  --out runs/demo --trace $(REPLAY)
 	$(BIN)/python examples/serve_and_bench.py
+	$(BIN)/python examples/ask.py
 
 test: lint  ## lint, types, import walls and all tests
 	$(DEV)/bin/pytest -n auto

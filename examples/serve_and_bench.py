@@ -17,11 +17,14 @@ from triptych.report.prediction import print_prediction
 from triptych.report.table import print_summary
 from triptych.spec.base import SpecError
 from triptych.spec.deployment import Deployment
+from triptych.spec.workload import WorkloadSpec
 from triptych.validation.api import validate
 from triptych.validation.console import draw_levels, say, watched
-from triptych.validation.profiling import ProfileOnce
+from triptych.validation.profiling import ProfileOnce, measure_now
 from triptych.validation.server import Interrupted
 from triptych.validation.table import print_means
+from triptych.validation.watch import Watch
+from triptych.workload import generate
 
 EXAMPLES = Path(__file__).resolve().parent
 OUT = Path("runs/demo-validation")
@@ -45,8 +48,11 @@ def compare(deployment: Path, workload: Path) -> None:
     """Prints what is predicted before anything is measured, what is measured, and the errors."""
     console = Console()
     console.print("\n[bold]Predicted[/]")
-    with_profile = ProfileOnce(partial(say, console))
-    declared = with_profile(rooted(Deployment.load(deployment), deployment))
+    with_profile = ProfileOnce(partial(say, console), measure_now)
+    declared = rooted(Deployment.load(deployment), deployment)
+    requests = generate(WorkloadSpec.load(workload), file=workload)
+    with watched() as progress:
+        declared = with_profile(declared, requests, Watch(progress).step("measuring operators"))
     predicted = triptych.simulate(declared, workload)
     print_summary(triptych.summarise(predicted), console)
     print_prediction(predicted.meta, console)

@@ -190,7 +190,9 @@ def test_links_that_an_example_shows_as_a_comment_can_be_used(tmp_path: Path) ->
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("examples/deployments/*.yaml")), ids=lambda path: path.name)
 def test_an_example_deployment_fits_its_devices(path: Path) -> None:
-    assert plan_pools(Deployment.load(path), path)
+    # The checkpoint that the demo makes is not here; one of its size is planned in its place.
+    made = ["model=OPT-125M"] if path.name == "smollm2-cpu.yaml" else []
+    assert plan_pools(Deployment.load(path, made), path)
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,8 @@ def test_it_is_this_machine_if_processor_cores_and_threads_are(
     monkeypatch.setattr(machine, "processor", lambda: "P")
     monkeypatch.setattr(machine, "cores", lambda: 8)
     monkeypatch.setenv("OMP_NUM_THREADS", asked)
-    assert machine.is_this(clocks) is same
+    assert machine.is_this(clocks, machine.libraries()) is same
+    assert not machine.is_this(clocks, {**machine.libraries(), "torch": "1.0"})
 
 
 def test_degrees_that_have_not_begun_count_as_the_one_that_has() -> None:

@@ -13,7 +13,7 @@ from triptych.record import Run
 from triptych.report.compare import compare
 from triptych.validation import busy
 from triptych.validation.busy import Others
-from triptych.validation.notes import machine_notes, run_notes
+from triptych.validation.notes import left_notes, machine_notes, run_notes
 
 ROW = {"arrival": 0, "first_token": 1, "end": 2, "generated_tokens": 2, "prompt_tokens": 100}
 LOST = {"status": "aborted", "end": NEVER}
@@ -96,3 +96,10 @@ class TestOthers:
     def test_a_system_that_does_not_tell_is_no_busy_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(busy, "_busy_seconds", lambda: None)
         assert Others().cores() is None
+
+
+def test_what_is_left_of_the_machine_is_said_where_it_is_not_all_of_it() -> None:
+    assert list(left_notes([0.97, 0.99])) == []
+    (said,) = left_notes([0.5, 0.5])
+    assert "waited for a core 50% of the time" in said
+    assert "batches 2.00 times as long as alone" in said

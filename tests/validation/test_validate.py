@@ -31,6 +31,7 @@ from triptych.validation.console import validate_and_report
 from triptych.validation.files import COMPARISON_COLUMNS
 from triptych.validation.server import Interrupted
 from triptych.validation.watch import GoOn
+from triptych.workload import Requests
 
 FAKE = Path(__file__).with_name("fake_serve.py")
 REQUESTS = 12
@@ -43,7 +44,7 @@ MANY = 10_000
 @pytest.fixture(autouse=True)
 def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "COMMAND", (str(FAKE),))
-    monkeypatch.setattr(profiling, "is_this", lambda clocks: False)  # whatever is in the library
+    monkeypatch.setattr(profiling, "is_this", lambda clocks, versions: False)  # whatever is in the library
 
 
 @pytest.fixture
@@ -211,7 +212,7 @@ class TestProfile:
     def test_predictions_rest_on_the_deployment_that_is_given_back(
         self, deployment: Path, workload: Path, tmp_path: Path
     ) -> None:
-        def ensure(declared: Deployment, go_on: GoOn) -> Deployment:
+        def ensure(declared: Deployment, requests: Requests, go_on: GoOn) -> Deployment:
             pool = declared.pools["all"].model_copy(update={"device": "H100"})
             return declared.model_copy(update={"pools": {"all": pool}})
 
@@ -226,7 +227,7 @@ class TestProfile:
         (tmp_path / "mine.yaml").write_text(Calibration(iteration=0.5).to_yaml(), encoding="utf-8")
         named: list[tuple[str, ...]] = []
 
-        def ensure(declared: Deployment, go_on: GoOn) -> Deployment:
+        def ensure(declared: Deployment, requests: Requests, go_on: GoOn) -> Deployment:
             named.append((*declared.pools["all"].profile, declared.calibration or ""))
             pool = declared.pools["all"].model_copy(update={"profile": ()})
             return declared.model_copy(update={"pools": {"all": pool}})
@@ -252,7 +253,7 @@ class TestProfile:
     def test_measuring_ends_when_it_is_told_to(
         self, deployment: Path, workload: Path, tmp_path: Path
     ) -> None:
-        def ensure(declared: Deployment, go_on: GoOn) -> Deployment:
+        def ensure(declared: Deployment, requests: Requests, go_on: GoOn) -> Deployment:
             assert not go_on(3, 10, 1.0)
             raise Interrupted
 
@@ -420,7 +421,7 @@ class TestInterrupts:
         out = tmp_path / "out"
         validate(deployment, workload, out, repeats=1)
 
-        def ensure(declared: Deployment, go_on: GoOn) -> Deployment:
+        def ensure(declared: Deployment, requests: Requests, go_on: GoOn) -> Deployment:
             pool = declared.pools["all"].model_copy(update={"device": "CPU-XEON-4", "profile": (PROFILE,)})
             return declared.model_copy(update={"pools": {"all": pool}})
 

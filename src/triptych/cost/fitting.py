@@ -13,6 +13,9 @@ from triptych.cost.tables import Fit
 BEST = "best"
 """As a forced estimator: all are compared, which takes minutes; by default the two quick ones are."""
 _QUICK = ("interpolation", "roofline")
+_TELLING = 6
+"""Sizes in one dimension from which held-out ones tell estimators apart. Of fewer, those that are left lie
+too far away, and the estimator that passes through what was measured is trusted."""
 _GOOD = 0.05
 """Median held-out error below which no other estimator is tried: what it could gain is within the noise."""
 
@@ -39,11 +42,13 @@ def choose(samples: Samples, forced: str | None = None) -> tuple[Estimator, Floa
     def errors(name: str) -> Floats:
         return held_out(ESTIMATORS[name], samples.sizes, samples.roofline, samples.seconds)
 
-    if len(np.unique(samples.sizes, axis=0)) < 3:
+    distinct = np.unique(samples.sizes, axis=0)
+    if len(distinct) < 3:
         return ESTIMATORS[forced if forced in ESTIMATORS else "interpolation"](), np.zeros(0)
     best = forced if forced in ESTIMATORS else "interpolation"
     found = errors(best)
-    if forced not in ESTIMATORS and np.median(np.abs(found)) > _GOOD:
+    few = len(distinct) < _TELLING and np.count_nonzero(np.ptp(distinct, axis=0)) == 1
+    if forced not in ESTIMATORS and not few and np.median(np.abs(found)) > _GOOD:
         for name in ESTIMATORS if forced == BEST else _QUICK:
             tried = errors(name) if name != best else found
             if np.median(np.abs(tried)) < np.median(np.abs(found)):

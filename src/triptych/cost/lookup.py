@@ -22,7 +22,7 @@ from triptych.spec.model import Model
 from triptych.spec.paths import cache_folder
 from triptych.version import __version__
 
-_VERSION = 8
+_VERSION = 9
 """Of how tables are filled: another one makes those on disk stale."""
 
 

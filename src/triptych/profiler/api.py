@@ -65,6 +65,7 @@ def run_profile(
     precision: str = "bf16",
     out: Path = Path("profile"),
     quick: bool = False,
+    model_alone: bool = False,
     minutes: float | None = None,
     collectives: Sequence[int] | None = None,
     max_tokens: int | None = None,
@@ -86,6 +87,8 @@ def run_profile(
         precision: of weights, KV and activations.
         out: folder.
         quick: a coarse grid of sizes.
+        model_alone: nothing but what predicts the model on this device: no mixed batches to check the sum of
+            operators, no copies, messages, collectives and making of text.
         minutes: after which nothing more is begun; None: as long as it takes.
         collectives: members of groups of processes whose collectives are measured; None: the degrees of `tp`
             above 1, on CUDA as far as there are GPUs.
@@ -124,7 +127,8 @@ def run_profile(
         ),
         quick=quick,
         repeats=repeats or (_QUICK_REPEATS if quick else _REPEATS[device]),
-        checks=_QUICK_CHECKS if quick else _CHECKS,
+        checks=0 if model_alone else _QUICK_CHECKS if quick else _CHECKS,
+        model_alone=model_alone,
         collectives=None if collectives is None else tuple(collectives),
         seconds=None if minutes is None else minutes * 60,
     )

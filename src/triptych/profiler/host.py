@@ -26,7 +26,7 @@ from triptych.policy.request import DECODE, PREFILL
 from triptych.profiler.marks import INPUT, CPUClock
 from triptych.profiler.sizes import HostCase, Limits
 from triptych.profiler.subject import BLOCK, Subject
-from triptych.profiler.waiting import waited
+from triptych.profiler.waiting import held_up, waits
 
 _PROMPT = 32
 """Tokens of the prompts whose decodes are measured."""
@@ -155,7 +155,7 @@ class Loop:
             yield from self._turn()
 
     def _turn(self) -> Iterator[Iteration]:
-        before, begin = waited(), perf_counter()
+        before, begin = waits(), perf_counter()
         messages = list(self._read())
         was_busy = self._engine.busy
         outputs = self._engine.turn(messages)
@@ -171,7 +171,7 @@ class Loop:
                 scheduling=turned - begin,
                 building=runner.building,
                 sampler=end - turned - runner.forward,
-                waited=(waited() - before) / (end - begin),
+                waited=held_up(before, waits(), end - begin),
             )
         while self._from.poll(0):
             self._from.recv()

@@ -23,6 +23,8 @@ class Job:
     quick: bool
     repeats: int
     checks: int
+    model_alone: bool = False
+    """Whether copies, messages, collectives and making text are left out."""
     collectives: tuple[int, ...] | None = None
     """Members of groups whose collectives are measured; None: `tensor` above 1, where there are devices."""
     seconds: float | None = None

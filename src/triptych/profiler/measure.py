@@ -174,6 +174,8 @@ def within(limits: Limits, subject: Subject) -> Limits:
 
 def _once(job: Job) -> Iterator[tuple[str, list[Row]]]:
     """What has nothing to do with the device's share of the model."""
+    if job.model_alone:
+        return
     sizes = QUICK_SIZES if job.quick else SIZES
     if "text" not in job.done:
         yield "text", measure_text(job.model, _COPIES)

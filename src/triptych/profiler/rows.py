@@ -20,13 +20,14 @@ class Series:
 
     Args:
         turns: its lines, with `passes`, `whole` and `waited` (`turns.Turn`).
-        factors: how slow the machine was in each, shape (turns,).
+        factors: how slow the machine was in each, shape (turns,), time that was waited left out.
         repeats: passes that are wanted.
     """
 
     def __init__(self, turns: Sequence[Line], factors: Sequence[float], repeats: int) -> None:
+        # What threads waited for a processor is none of the model's time.
         passes = [
-            (taken, whole / factor, waited, factor)
+            (taken, whole * (1 - waited) / factor, waited, factor / (1 - waited))
             for turn, factor in zip(turns, factors, strict=True)
             for taken, whole, waited in zip(turn["passes"], turn["whole"], turn["waited"], strict=True)
         ]
@@ -66,7 +67,7 @@ def series_of(turns: Sequence[Line], repeats: int) -> dict[str, Series]:
     """
     forward = [index for index, turn in enumerate(turns) if not turn["name"].startswith("host")]
     known = speeds(
-        [turns[index]["name"] for index in forward], [min(turns[index]["whole"]) for index in forward]
+        [turns[index]["name"] for index in forward], [_quickest(turns[index]) for index in forward]
     )
     # The engine's own turns are short: the machine's speed in them is that in the passes around them.
     factors = np.interp(np.arange(len(turns)), forward, known) if forward else np.ones(len(turns))
@@ -78,6 +79,12 @@ def series_of(turns: Sequence[Line], repeats: int) -> dict[str, Series]:
         name: Series([turns[index] for index in found], factors[found].tolist(), repeats)
         for name, found in places.items()
     }
+
+
+def _quickest(turn: Line) -> float:
+    """Seconds of a turn's quickest pass, without what it waited for processors."""
+    pairs = zip(turn["whole"], turn["waited"], strict=True)
+    return min(float(whole * (1 - waited)) for whole, waited in pairs)
 
 
 def rows_of(case: AnyCase, series: Series, largest_graph: int = 0) -> Iterator[Row]:

@@ -1,21 +1,70 @@
-"""Whether something else had the processors: the time that this process's threads were ready and had none."""
+"""Whether something else had the processors: the time that threads were ready and had none.
+
+Linux counts it: `run_delay`, the second number of a thread's schedstat, in nanoseconds. Where the system does
+not tell, nothing is known.
+"""
 
 from __future__ import annotations
 
-import contextlib
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from math import prod
 from pathlib import Path
 
-_THREADS = Path("/proc/self/task")
+_PROCESSES = Path("/proc")
+_MOST = 0.95
+"""Of a thread's time, that it is taken to wait at the most."""
+
+Waits = Mapping[str, float]
+"""Seconds that each thread waited so far, by its number."""
 
 
-def waited() -> float:
-    """Seconds that the threads waited for a processor so far; 0 where the system does not tell.
+def waits(process: int | str = "self") -> Waits:
+    """Those of all threads that a process has now."""
+    found = {}
+    with suppress(OSError):
+        for thread in (_PROCESSES / str(process) / "task").iterdir():
+            with suppress(OSError, IndexError, ValueError):  # a thread may end meanwhile
+                found[thread.name] = int((thread / "schedstat").read_text().split()[1]) * 1e-9
+    return found
 
-    Linux counts it (`run_delay`, the second number of a thread's schedstat, in nanoseconds).
+
+def held_up(before: Waits, after: Waits, seconds: float) -> float:
+    """The share of some time by which a process was held up.
+
+    Its threads work on parts of the same products and wait for each other: it is held up while the one is that
+    waits longest, and by the others as far as they do not wait together with it, which is taken to be half.
+
+    Args:
+        before: at the beginning.
+        after: at the end.
+        seconds: in between, of work.
     """
-    total = 0
-    with contextlib.suppress(OSError):
-        for thread in _THREADS.iterdir():
-            with contextlib.suppress(OSError, IndexError, ValueError):  # a thread may end meanwhile
-                total += int((thread / "schedstat").read_text().split()[1])
-    return total * 1e-9
+    if seconds <= 0:
+        return 0.0
+    each = [(waited - before.get(thread, 0.0)) / seconds for thread, waited in after.items()]
+    longest, *others = sorted((min(max(share, 0.0), _MOST) for share in each), reverse=True) or [0.0]
+    return 1 - (1 - longest) * prod(1 - share / 2 for share in others)
+
+
+def busiest_child(process: int) -> int | None:
+    """Of the processes that a process has started, and those in turn, the one with most CPU time."""
+    children = {child: _cpu_ticks(child) for child in _descendants(process)}
+    return max(children, key=lambda child: children[child], default=None)
+
+
+def _descendants(process: int) -> Iterator[int]:
+    with suppress(OSError):
+        for thread in (_PROCESSES / str(process) / "task").iterdir():
+            with suppress(OSError):
+                for child in (thread / "children").read_text().split():
+                    yield int(child)
+                    yield from _descendants(int(child))
+
+
+def _cpu_ticks(process: int) -> int:
+    """Of user and system (proc(5)); the name before them may hold anything."""
+    with suppress(OSError, IndexError, ValueError):
+        fields = (_PROCESSES / str(process) / "stat").read_text().rpartition(")")[2].split()
+        return int(fields[11]) + int(fields[12])
+    return 0

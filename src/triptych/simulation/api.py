@@ -28,6 +28,7 @@ def simulate(
     overrides: Sequence[str] = (),
     jump: bool = True,
     interval: bool = False,
+    left: float = 1.0,
     progress: Progress | None = None,
 ) -> Run:
     """Predicts what a deployment does under a workload.
@@ -42,6 +43,7 @@ def simulate(
         interval: whether to run it twice more, with every batch as fast and as slow as its time may well be:
             `meta["interval"]` then has a 90 % interval of the latencies and of throughput, and bounds of the
             SLO that lie within it are uncertain. Where that takes long both are run at once, on two cores.
+        left: share of every device that other programs leave: batches take 1 / left times as long.
         progress: called every few thousand events with (requests that have ended, requests in all, virtual
             seconds), once more from the start for the interval; if it returns False the run is cut short and
             what is finished is kept, and an interval that is not finished is left out.
@@ -75,6 +77,8 @@ def simulate(
         workload = workload.rooted()
     plans = plan_pools(deployment, deployment_file)
     check_calibration(plans, deployment_file)
+    if left < 1:
+        plans = [replace(plan, cost=plan.cost.scaled(1 / left)) for plan in plans]
     deployment = rooted(deployment, deployment_file)
     requests = workload if isinstance(workload, Requests) else generate(workload, file=workload_file)
     try:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import numpy as np
 
 from triptych.bench import bench
 from triptych.engine.servable import only_pool
 from triptych.plan import PoolPlan, check_calibration, plan_pools, rooted
+from triptych.profiler.waiting import Waits, busiest_child, held_up, waits
 from triptych.record import Run, read_run
 from triptych.report.compare import compare
 from triptych.spec.base import SpecError
@@ -21,7 +24,7 @@ from triptych.validation.calibration_delays import delays
 from triptych.validation.calibration_report import write_calibration
 from triptych.validation.during import during
 from triptych.validation.load import answer_rate, at_rate, check_loads, check_rate, saturate
-from triptych.validation.notes import machine_notes, run_notes
+from triptych.validation.notes import left_notes, machine_notes, run_notes
 from triptych.validation.replay import predict, workload_of
 from triptych.validation.result import Level, Validation
 from triptych.validation.server import Served, served
@@ -29,9 +32,9 @@ from triptych.validation.speed import speed_notes
 from triptych.validation.watch import GoOn, Progress, Watch
 from triptych.workload import Requests, generate
 
-EnsureProfile = Callable[[Deployment, GoOn], Deployment]
-"""Sees to it that the pools of a deployment name profiles of their devices; returns what to predict with. Its
-second argument is called while that takes time."""
+EnsureProfile = Callable[[Deployment, Requests, GoOn], Deployment]
+"""Sees to it that the pools of a deployment name profiles of their devices, for these requests; returns what
+to predict with. Its last argument is called while that takes time."""
 
 _WARMUP = 8
 """Requests before the first that count: allocators and caches of the libraries fill."""
@@ -87,7 +90,7 @@ def validate(
         check_rate(requests, workload)
     files.begin(out)
     measuring = watch.step("measuring operators")
-    used = declared if ensure_profile is None else ensure_profile(declared, measuring)
+    used = declared if ensure_profile is None else ensure_profile(declared, requests, measuring)
     watch.check()
     check_calibration(plan_pools(used, deployment), deployment)
     others = Others()
@@ -138,6 +141,8 @@ class _Measured:
     folder: Path
     requests: Requests
     runs: list[Run] = field(default_factory=list)
+    waits: list[tuple[Waits, Waits]] = field(default_factory=list)
+    """Of the server's worker, before and after each run."""
 
     @property
     def name(self) -> str:
@@ -148,6 +153,8 @@ class _Measured:
         self.folder.mkdir(exist_ok=True)
         place = len(self.runs) + 1
         workload = workload_of(self.requests, self.folder / files.REQUESTS, spec, spec.seed + 1 + number)
+        worker = busiest_child(server.process.pid)
+        before = {} if worker is None else waits(worker)
         run = watch.bench(
             server,
             f"measuring{self.name}, {place}",
@@ -156,8 +163,20 @@ class _Measured:
         if not run.finished.any():
             why = next(iter(run.meta["errors"]), "all clients gave up before")
             raise SpecError("", f"no request was answered ({why}); what the server said is in {server.log}")
+        self.waits.append((before, {} if worker is None else waits(worker)))
         files.write_measured(run, self.folder / f"{files.MEASURED}{place}")
         self.runs.append(run)
+
+    def left(self, record: Run | None) -> list[float]:
+        """What other programs left of the machine in each run: the share of its batches' time.
+
+        Args:
+            record: the server's; None: it left none, and nothing is known.
+        """
+        if record is None:
+            return [1.0] * len(self.runs)
+        busy = [sum(float(lane.seconds.sum()) for lane in during(record, [run]).lanes) for run in self.runs]
+        return [1 - held_up(*waited, seconds) for waited, seconds in zip(self.waits, busy, strict=True)]
 
 
 def _load_workload(workload: str | Path, overrides: Sequence[str]) -> WorkloadSpec:
@@ -201,19 +220,21 @@ def _level(
     watch: Watch,
 ) -> Level:
     """With what is predicted for each repetition."""
-    predicted = []
+    predicted, left = [], measured.left(record)
     for place, run in enumerate(measured.runs, start=1):
         go_on = watch.step(f"predicting{measured.name}, {place}")
         go_on(0, len(run), 0.0)  # a short prediction does not ask
         watch.check()
         replay = measured.folder / f"{files.REPLAY}{place}.parquet"
-        predicted.append(predict(deployment, spec, measured.requests, run, replay, go_on))
+        share = left[place - 1]
+        predicted.append(predict(deployment, spec, measured.requests, run, replay, go_on, share))
         watch.check()
         files.write_predicted(predicted[-1], measured.folder / f"{files.PREDICTED}{place}")
     comparisons = [compare(*pair) for pair in zip(predicted, measured.runs, strict=True)]
     if record is not None:
-        plans = {plan.name: plan for plan in plan_pools(deployment)}
-        notes = (*notes, *speed_notes(during(record, measured.runs), plans))
+        slower = 1 / float(np.mean(left))
+        plans = {plan.name: replace(plan, cost=plan.cost.scaled(slower)) for plan in plan_pools(deployment)}
+        notes = (*notes, *left_notes(left), *speed_notes(during(record, measured.runs), plans))
     notes = (*notes, *run_notes(measured.runs, predicted, comparisons))
     level = Level(measured.load, measured.folder, tuple(measured.runs), tuple(predicted), notes)
     if level.worst is None:

@@ -12,6 +12,8 @@ from triptych.report.format import count, number, percent
 
 _BUSY = 0.1
 """Share of the cores that others may take unmentioned."""
+_HELD_UP = 0.05
+"""Share of its time that a server may wait for cores unmentioned: its front end and the client need some."""
 _CLIENT_BUSY = 0.8
 """Of one core: a client as busy as this measures itself too."""
 _CACHED = 0.02
@@ -26,9 +28,20 @@ def machine_notes(others: float | None) -> Iterator[str]:
     """
     here = cores()
     if others is not None and others > _BUSY * here:
+        yield (f"other programs took {number(others)} of {count(here, 'core')} meanwhile")
+
+
+def left_notes(left: Sequence[float]) -> Iterator[str]:
+    """On what predictions are of.
+
+    Args:
+        left: share of the machine that the server had in each repetition.
+    """
+    mean = sum(left) / len(left)
+    if mean < 1 - _HELD_UP:
         yield (
-            f"other programs took {number(others)} of {count(here, 'core')} meanwhile: what was measured "
-            "holds waits for a core that no prediction knows"
+            f"the server waited for a core {percent(1 - mean)} of the time that it had work: this predicts "
+            f"what was left of the machine, batches {number(1 / mean)} times as long as alone"
         )
 
 

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from triptych import catalog
+from triptych.catalog.here import CPU
+from triptych.engine.servable import on_cpu
 from triptych.profiler import run_profile
 from triptych.profiler.machine import is_this
 from triptych.profiler.progress import Advance
@@ -18,9 +23,63 @@ from triptych.spec.deployment import Deployment, Pool
 from triptych.spec.model import Model
 from triptych.validation.server import Interrupted
 from triptych.validation.watch import GoOn
+from triptych.workload import Requests
 
 Measure = Callable[..., Path]
 """Measures a model and returns the profile's file: called as `measure_now` is."""
+
+_MINUTES = 20 / 60
+"""After which nothing new is measured: with loading, before, it is half a minute."""
+_FEWEST_TOKENS, _FEWEST_PATCHES = 256, 256
+"""That are measured at the least, so that the next workload is likely to be covered too."""
+_BATCHED = 2
+"""Times the patches of the largest request that are measured: images of several are encoded together."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How far the sizes of a profile have to go for a workload."""
+
+    context: int
+    """Tokens of a request, the answer included."""
+    patches: int
+    """Image patches of a batch; 0: no images come."""
+
+    def with_those_of(self, known: Profile, model: Model) -> Sizes | None:
+        """How far a profile has to go that takes the place of one that does not go so far; None: it does.
+
+        Of profiles that others made, only they can tell.
+        """
+        if known.info.device != CPU:
+            return None
+        own = known.of(model=model.name).columns
+        decoded = own["decode_kv"][own["operator"] == "decode attention"].tolist()
+        encoded = own["units"][own["operator"] == "patch embedding"].tolist()
+        context, patches = max(decoded, default=0), max(encoded, default=0)
+        # The largest image is the widest of a few that keeps the limit.
+        if context >= self.context and 2 * patches >= self.patches:
+            return None
+        return Sizes(max(context, self.context), max(patches, self.patches))
+
+
+def sizes_of(requests: Requests, model: Model) -> Sizes:
+    """What a workload needs, rounded up to powers of two.
+
+    Args:
+        requests: of the workload.
+        model: that they are sent to.
+    """
+    tokens = requests.text_tokens + requests.output_tokens
+    patches = np.zeros(len(requests), np.int64)
+    if model.vision is not None and len(requests.image_width):
+        pairs = list(zip(requests.image_width.tolist(), requests.image_height.tolist(), strict=True))
+        owner = np.repeat(np.arange(len(requests)), requests.image_counts)
+        np.add.at(patches, owner, [model.vision.patches(*pair) for pair in pairs])
+        tokens = tokens.copy()
+        np.add.at(tokens, owner, [model.vision.tokens(*pair) for pair in pairs])
+    context = max(_power_of_two(int(tokens.max())), _FEWEST_TOKENS)
+    images = max(_power_of_two(_BATCHED * int(patches.max())), _FEWEST_PATCHES) if patches.any() else 0
+    return Sizes(min(context, model.text.max_context), images)
 
 
 class ProfileOnce:
@@ -28,43 +87,51 @@ class ProfileOnce:
 
     Args:
         say: told what is done, in a line.
-        measure: called with model, device, precision, folder and the limits of the pool's scheduler where the
-            library has no profile; None: nothing is measured, and the roofline has to do.
+        measure: called with model, device, precision, folder and limits where the library has no profile;
+            None: nothing is measured, and the roofline has to do.
     """
 
     def __init__(self, say: Callable[[str], None], measure: Measure | None = None) -> None:
         self._say, self._measure = say, measure
 
-    def __call__(self, deployment: Deployment, go_on: GoOn = lambda *so_far: True) -> Deployment:
+    def __call__(self, deployment: Deployment, requests: Requests, go_on: GoOn) -> Deployment:
         """The deployment with profiles, from the library or measured now.
 
         Args:
             deployment: as it was declared.
+            requests: that it will get: no larger batches are measured than they make.
             go_on: called while something is measured; False ends that.
 
         Raises:
             SpecError: a model cannot be profiled, or a profile of the library cannot be read.
             Interrupted: `go_on` said so; what was measured so far is kept for the next time.
         """
+        sizes = sizes_of(requests, catalog.model(deployment.model))
         pools = {
-            name: pool if pool.profile else self._profiled(deployment.model, pool, go_on)
+            name: pool if pool.profile else self._profiled(deployment.model, pool, sizes, go_on)
             for name, pool in deployment.pools.items()
         }
         return deployment.model_copy(update={"pools": pools})
 
-    def _profiled(self, model: str, pool: Pool, go_on: GoOn) -> Pool:
+    def _profiled(self, model: str, pool: Pool, sizes: Sizes, go_on: GoOn) -> Pool:
         shape, device = catalog.model(model), catalog.device(pool.device)
         for known in profiles():
             if _is_of(known, shape, device.name, pool):
-                self._say(f"predictions rest on the profile {known.info.name}")
-                return pool.model_copy(update={"profile": (known.info.name,)})
-        kind = "cpu" if device.name == "CPU" else "cuda"
+                wanted = sizes.with_those_of(known, shape)
+                if wanted is None:
+                    self._say(f"predictions rest on the profile {known.info.name}")
+                    return pool.model_copy(update={"profile": (known.info.name,)})
+                sizes = wanted
+        kind = "cpu" if on_cpu(device.name) else "cuda"
         own, precision = model.removeprefix(catalog.RANDOM), pool.precision.compute
-        if self._measure is None:
+        if self._measure is None or (kind == "cpu" and device.name != CPU):
             command = f"triptych profile --model {own} --device {kind} --precision {precision}"
             self._say(f"no profile is known: predictions rest on the roofline; to measure: {command}")
             return pool
-        self._say(f"measuring {shape.name} on this machine, once; it is kept in {user_folder()} (${FOLDER})")
+        self._say(
+            f"measuring {shape.name} on this machine, once, in about half a minute; "
+            f"it is kept in {user_folder()} (${FOLDER})"
+        )
         path = self._measure(
             own,
             go_on,
@@ -73,20 +140,26 @@ class ProfileOnce:
             precision=precision,
             out=user_folder(),
             quick=True,
-            max_tokens=pool.scheduler.max_tokens,
+            model_alone=True,
+            minutes=_MINUTES,
+            max_tokens=min(pool.scheduler.max_tokens or sizes.context, sizes.context),
             max_batch=pool.scheduler.max_batch,
-            max_patches=pool.scheduler.max_patches,
+            max_context=sizes.context,
+            max_patches=min(pool.scheduler.max_patches or sizes.patches, sizes.patches) or None,
         )
         return pool.model_copy(update={"profile": (str(path),)})
 
 
 def _is_of(known: Profile, model: Model, device: str, pool: Pool) -> bool:
-    """Whether a profile is of this model and format on the device at hand."""
-    # Devices of the catalogue are each of one kind, but for the CPU.
-    if known.info.device != device or (device == "CPU" and not is_this(known.info.clocks)):
+    # Devices of the catalogue are each of one kind, but for the CPU at hand.
+    if known.info.device != device or (device == CPU and not is_this(known.info.clocks, known.info.versions)):
         return False
     own = known.of(model=model.name, tensor=pool.parallel.tensor, precision=pool.precision.compute)
     return len(own) > 0 and is_of_shape(known, model)
+
+
+def _power_of_two(size: int) -> int:
+    return 1 << max(size - 1, 0).bit_length()
 
 
 def measure_now(model: str, go_on: GoOn, **options: Any) -> Path:

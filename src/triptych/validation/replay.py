@@ -45,6 +45,7 @@ def predict(
     measured: Run,
     file: Path,
     progress: Callable[[int, int, float], bool] | None,
+    left: float = 1.0,
 ) -> Run:
     """Simulates the requests of a measured run.
 
@@ -55,6 +56,7 @@ def predict(
         measured: what became of them.
         file: Parquet, for the requests as the server got them.
         progress: as of `simulate`.
+        left: likewise.
 
     Returns:
         The record, with the rows of `measured`: a request that the server did not take never came.
@@ -63,7 +65,8 @@ def predict(
         SpecError: as of `simulate`.
     """
     rows, taken = as_sent(requests, measured, catalog.model(deployment.model))
-    run = simulate(deployment, workload_of(taken, file, workload, workload.seed), progress=progress)
+    replayed = workload_of(taken, file, workload, workload.seed)
+    run = simulate(deployment, replayed, progress=progress, left=left)
     return _with_rows(run, rows, len(measured))
 
 
