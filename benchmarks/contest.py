@@ -1,6 +1,8 @@
 """The processes that a benchmark sets against each other.
 
 One that fails, or does not answer in a time that follows from its work, is told of, and the others go on.
+They stay while there is memory for the next; else those that ran longest ago are ended, and started again
+when it is their turn.
 """
 
 from __future__ import annotations
@@ -17,8 +19,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from threading import Timer
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, Self
+
+import psutil
 
 CONTESTANTS = Path(__file__).resolve().parent / "contestants"
 _LAST_LINES = 8
@@ -31,6 +35,24 @@ _SLOWEST = 20.0
 `generate` does several hundred with OPT-125M on two cores."""
 _PAUSE = 0.3
 """Seconds after a run: threads that wait for more work spin for a while, and would disturb the next."""
+
+
+_ENGINE_BYTES = 3e9
+"""That an engine takes beside the model: its libraries and KV."""
+_COPIES = 4
+"""Of a checkpoint that it may hold while it loads: converted, and packed."""
+_WARM_UP = 4
+"""Prompts of the job that one does unmeasured after it was started."""
+
+
+def end_on_signals() -> None:
+    """Lets SIGTERM and SIGHUP end this process as Ctrl-C does: by way of all `finally`."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    for each in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, end)
 
 
 class ContestantError(Exception):
@@ -67,8 +89,6 @@ class Contestant:
         except OSError as error:
             self._said.close()
             raise ContestantError(f"{python} cannot be started: {error.strerror}") from None
-        self.seconds = 0.0
-        """Of all its runs."""
         try:
             with self._bounded(_START_SECONDS):
                 if self._read() != "ready":
@@ -90,7 +110,6 @@ class Contestant:
             except OSError:
                 raise ContestantError(self._last_words()) from None
             answer: dict[str, Any] = json.loads(self._read())
-        self.seconds += max(answer["last"])
         if answer["tokens"] != [job["output"]] * len(job["prompts"]):
             raise ContestantError(f"gave other than {job['output']} tokens for a prompt")
         time.sleep(_PAUSE)
@@ -145,12 +164,15 @@ def limit(job: dict[str, Any]) -> float:
 class Contest:
     """Those who are at it. Who fails once is out of it, which is told on standard error.
 
+    They start when it is their turn.
+
     Args:
         model: checkpoint folder.
         dtype: bf16 or fp32.
         options: of the benchmark.
         entrants: name -> script and the interpreter that runs it.
         threads: that each may compute with.
+        tokens: of KV that a job needs.
     """
 
     def __init__(
@@ -160,21 +182,18 @@ class Contest:
         options: argparse.Namespace,
         entrants: dict[str, tuple[str, str]],
         threads: int,
+        tokens: int,
     ) -> None:
         self.names = tuple(entrants)
+        self._entrants, self._threads = entrants, threads
+        self._seconds = dict.fromkeys(entrants, 0.0)
+        self._needs = _ENGINE_BYTES + _COPIES * sum(file.stat().st_size for file in model.rglob("*"))
         self.failed: dict[str, str] = {}
         """Who is out of it, and why in short."""
         self._contestants: dict[str, Contestant] = {}
-        arguments = ["--model", str(model), "--dtype", dtype]
-        arguments += ["--chunk", str(options.chunk), "--device", options.device]
-        for name, (script, python) in entrants.items():
-            try:
-                self._contestants[name] = Contestant(script, python, arguments, threads)
-            except ContestantError as error:
-                self._tell(name, error)
-            except BaseException:
-                self._close()
-                raise
+        """Who is started; who ran last stands last."""
+        self._arguments = ["--model", str(model), "--dtype", dtype, "--tokens", str(tokens)]
+        self._arguments += ["--chunk", str(options.chunk), "--device", options.device]
 
     def __enter__(self) -> Self:
         return self
@@ -186,24 +205,41 @@ class Contest:
 
     def seconds(self, name: str) -> float:
         """Of all runs of a contestant."""
-        return self._contestants[name].seconds if name in self._contestants else 0.0
+        return self._seconds[name]
 
     def run(self, name: str, job: dict[str, Any]) -> dict[str, Any] | None:
         """A contestant's answer; None: it is out."""
-        contestant = self._contestants.get(name)
-        if contestant is None:
+        if name in self.failed:
             return None
         try:
-            return contestant.run(job)
+            answer = self._started(name, job).run(job)
         except ContestantError as error:
-            contestant.close()
-            del self._contestants[name]
+            self._end(name)
             self._tell(name, error)
             return None
+        self._contestants[name] = self._contestants.pop(name)
+        self._seconds[name] += max(answer["last"])
+        return answer
+
+    def _started(self, name: str, job: dict[str, Any]) -> Contestant:
+        """The contestant, for which those who ran longest ago are ended as long as memory is short."""
+        if name not in self._contestants:
+            while self._contestants and psutil.virtual_memory().available < self._needs:
+                self._end(next(iter(self._contestants)))
+            script, python = self._entrants[name]
+            self._contestants[name] = Contestant(script, python, self._arguments, self._threads)
+            prompts = job["prompts"][:_WARM_UP]
+            self._contestants[name].run({**job, "prompts": prompts, "arrivals": [0.0] * len(prompts)})
+        return self._contestants[name]
+
+    def _end(self, name: str) -> None:
+        contestant = self._contestants.pop(name, None)
+        if contestant is not None:
+            contestant.close()
 
     def _close(self) -> None:
-        for contestant in self._contestants.values():
-            contestant.close()
+        for name in list(self._contestants):
+            self._end(name)
 
     def _tell(self, name: str, error: ContestantError) -> None:
         self.failed[name] = str(error).split("\n", 1)[0]

@@ -32,13 +32,15 @@ from typing import Any
 
 import torch
 
-from contest import Contest
+from contest import Contest, end_on_signals
 from triptych import catalog
 from triptych.engine.loader import load
 
 PROMPT, OUTPUT, BATCH, QUICK_BATCH = 512, 20, 20, 2
 TRIES, QUICK_TRIES = 40, 8
 """Products and sums of which the best tells the floor."""
+BLOCK = 16
+"""Tokens of a KV block."""
 PATIENCE = 60.0
 """Seconds: a contestant that needs half of this for a run is measured once."""
 SERVED = 60
@@ -62,6 +64,7 @@ def main() -> int:
     parser.add_argument("--chunk", type=int, default=2048, help="prompt tokens of an iteration")
     parser.add_argument("--device", default="CPU", help="name in the device catalogue of the one at hand")
     options = parser.parse_args()
+    end_on_signals()
     options.batch = QUICK_BATCH if options.quick else BATCH
     figures: Figures = {"threads": torch.get_num_threads(), "batch": options.batch}
     failed: Failed = {}
@@ -91,8 +94,10 @@ def main() -> int:
     return int(None in figures.values())
 
 
-def contest(model: str, dtype: str, folder: Path, options: argparse.Namespace, *, offline: bool) -> Contest:
-    """All contestants, with the model on disk for them."""
+def contest(
+    model: str, dtype: str, folder: Path, options: argparse.Namespace, requests: int, *, offline: bool
+) -> Contest:
+    """All contestants, with the model on disk for them and KV for so many requests."""
     load(f"random:{model}", dtype=DTYPES[dtype], attention="eager").model.save_pretrained(folder)
     entrants = {"hf": ("hf.py", sys.executable), "triptych": ("ours.py", sys.executable)}
     if offline and not options.quick:  # it takes half a minute for a run
@@ -101,7 +106,8 @@ def contest(model: str, dtype: str, folder: Path, options: argparse.Namespace, *
         entrants["vllm"] = ("vllm_cpu.py", options.vllm)
     if options.openvino:
         entrants["openvino"] = ("openvino_cpu.py", options.openvino)
-    return Contest(folder, dtype, options, entrants, torch.get_num_threads())
+    tokens = requests * -(-(PROMPT + OUTPUT) // BLOCK) * BLOCK
+    return Contest(folder, dtype, options, entrants, torch.get_num_threads(), tokens)
 
 
 def job(count: int, arrivals: list[float], vocabulary: int, chance: random.Random) -> dict[str, Any]:
@@ -119,7 +125,7 @@ def offline(
     speeds: dict[str, list[float]] = {}
     with (
         TemporaryDirectory() as folder,
-        contest(model, dtype, Path(folder), options, offline=True) as present,
+        contest(model, dtype, Path(folder), options, options.batch, offline=True) as present,
     ):
         for repeat in range(repeats + 1):  # the first is the warm-up
             work = job(options.batch, [0.0] * options.batch, vocabulary, chance)
@@ -156,7 +162,7 @@ def serving(
     measured: dict[str, dict[str, list[float]]] = {"e2e_s": {}, "ttft_s": {}, "tokens_per_s": {}}
     with (
         TemporaryDirectory() as folder,
-        contest(model, dtype, Path(folder), options, offline=False) as present,
+        contest(model, dtype, Path(folder), options, SERVED, offline=False) as present,
     ):
         for repeat in range(repeats + 1):
             now, arrivals = 0.0, []

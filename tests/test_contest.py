@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import sys
+import time
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +24,7 @@ CHILD = "import subprocess\nsubprocess.Popen([sys.executable, '-c', 'import time
 """It holds the pipes open for as long as it lives."""
 SCRIPTS = {
     "steady.py": STEADY,
+    "other.py": STEADY,
     "dies_at_once.py": HEAD + "raise ImportError('no such engine')\n",
     "dies_later.py": STEADY + "    sys.exit('out of memory')\n",
     "brief.py": STEADY.replace("[3]", "[2]"),
@@ -42,7 +47,7 @@ def contest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., An
 
     def make(*names: str, python: str = sys.executable) -> Any:
         entrants = {name: (f"{name}.py", python) for name in names}
-        return module.Contest(tmp_path, "bf16", options, entrants, 1)
+        return module.Contest(tmp_path, "bf16", options, entrants, 1, 64)
 
     return make
 
@@ -85,15 +90,72 @@ def test_one_that_hangs_is_ended_and_the_others_go_on(
     name: str,
 ) -> None:
     monkeypatch.setattr("contest._GRACE", 1.0)
-    many = {"prompts": [[1, 2]] * 100_000, "arrivals": [0.0], "output": 3}  # more than a pipe holds
     with contest("steady", name) as present:
         monkeypatch.setattr("contest._SLOWEST", float("inf"))
-        (hung,) = (each._process.pid for who, each in present._contestants.items() if who == name)
-        assert present.run(name, many) is None
+        assert present.run(name, JOB) is None
         assert present.failed == {name: "no answer in 1 s"}
         assert present.run("steady", JOB) is not None
-    assert not psutil.pid_exists(hung)
     assert "no answer in 1 s\n    it said last:\n    loading" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["hangs", "takes_no_job"])
+def test_a_job_that_nobody_reads_is_bounded_too(
+    contest: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    from contest import Contestant, ContestantError
+
+    contest()
+    monkeypatch.setattr("contest._GRACE", 1.0)
+    monkeypatch.setattr("contest._SLOWEST", float("inf"))
+    many = {"prompts": [[1, 2]] * 100_000, "arrivals": [0.0], "output": 3}  # more than a pipe holds
+    hung = Contestant(f"{name}.py", sys.executable, [], 1)
+    with pytest.raises(ContestantError, match="no answer in 1 s"):
+        hung.run(many)
+    hung.close()
+    assert not psutil.pid_exists(hung._process.pid)
+
+
+@pytest.mark.parametrize(("short", "started"), [(False, 2), (True, 1)])
+def test_where_memory_is_short_one_is_there_at_a_time(
+    contest: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, short: bool, started: int
+) -> None:
+    free = Namespace(available=1e9 if short else 1e15)
+    monkeypatch.setattr("contest.psutil.virtual_memory", lambda: free)
+    with contest("steady", "other") as present:
+        for _ in range(2):
+            for name in present.names:
+                assert present.run(name, JOB) is not None
+                assert len(present._contestants) <= started
+        assert len(present._contestants) == started
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_benchmark_that_is_ended_leaves_no_process(
+    contest: Callable[..., Any], tmp_path: Path, number: signal.Signals
+) -> None:
+    contest()
+    script = f"""
+import sys
+from argparse import Namespace
+from pathlib import Path
+sys.path.insert(0, {str(ROOT / "benchmarks")!r})
+import contest
+contest.CONTESTANTS = Path({str(tmp_path)!r})
+contest.end_on_signals()
+entrants = {{"never_ready": ("never_ready.py", sys.executable)}}
+options = Namespace(chunk=16, device="CPU")
+with contest.Contest(contest.CONTESTANTS, "bf16", options, entrants, 1, 64) as present:
+    present.run("never_ready", {JOB!r})
+"""
+    with subprocess.Popen([sys.executable, "-c", script], start_new_session=True) as benchmark:
+        own = psutil.Process(benchmark.pid)
+        while len(own.children(recursive=True)) < 2:  # the contestant, and what it has started
+            time.sleep(0.05)
+        started = own.children(recursive=True)
+        os.kill(benchmark.pid, number)
+        benchmark.wait(30)
+    _, alive = psutil.wait_procs(started, 10)
+    assert not alive
 
 
 def test_one_that_never_gets_ready_is_ended_with_all_that_it_has_started(
@@ -101,6 +163,7 @@ def test_one_that_never_gets_ready_is_ended_with_all_that_it_has_started(
 ) -> None:
     monkeypatch.setattr("contest._START_SECONDS", 1.0)
     with contest("never_ready") as present:
+        assert present.run("never_ready", JOB) is None
         assert present.failed == {"never_ready": "no answer in 1 s"}
 
 

@@ -50,12 +50,13 @@ class Answer:
 
 
 def arguments() -> argparse.Namespace:
-    """The model folder, its number format and, for those who have one, the chunk of prompts."""
+    """The model folder, its number format, the chunk of prompts and the tokens of KV."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", required=True)
     parser.add_argument("--dtype", choices=["bf16", "fp32"], required=True)
     parser.add_argument("--device", default="CPU", help="a name of the device catalogue")
     parser.add_argument("--chunk", type=int, default=2048)
+    parser.add_argument("--tokens", type=int, default=16_384, help="of KV that a job needs")
     return parser.parse_args()
 
 

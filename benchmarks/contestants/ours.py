@@ -12,6 +12,9 @@ from triptych.engine.build import build
 from triptych.engine.messages import Sampling, Submit
 from triptych.spec.deployment import Deployment
 
+_BLOCK = 16
+"""Tokens of a KV block, the default of a deployment."""
+
 
 def main() -> None:
     """Answers jobs."""
@@ -25,7 +28,7 @@ def main() -> None:
                     "device": options.device,
                     "precision": dict.fromkeys(("weights", "kv", "compute"), options.dtype),
                     "scheduler": {"policy": "unified", "max_batch": 64, "max_tokens": options.chunk},
-                    "kv_blocks": 4000,
+                    "kv_blocks": -(-options.tokens // _BLOCK),
                 }
             },
         }
