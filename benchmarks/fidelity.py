@@ -151,12 +151,29 @@ def _scheduling(result: Result, path: Path) -> Iterator[dict[str, Any]]:
 
 
 def occupancy(run: Run, times: Floats) -> tuple[Floats, Floats]:
-    """Requests that run and that wait at these times, shape (times,)."""
+    """Requests that run and that wait at these times, shape (times,); the preempted wait, as engines count.
+
+    Of instances with one lane.
+    """
     came, began, ended = (run.requests[name] for name in ("arrival", "prefill_start", "end"))
     at = times[:, None]
-    running = ((began <= at) & (ended > at)).sum(axis=1)
-    waiting = ((came <= at) & (began > at)).sum(axis=1)
+    again = _preempted(run, times)
+    running = ((began <= at) & (ended > at)).sum(axis=1) - again
+    waiting = ((came <= at) & (began > at)).sum(axis=1) + again
     return running.astype(np.float64), waiting.astype(np.float64)
+
+
+def _preempted(run: Run, times: Floats) -> Floats:
+    """Requests that have begun and wait once more: who wait beside a batch, less those yet to begin."""
+    again = np.zeros(len(times))
+    for lane in run.lanes:
+        start, waiting = lane.columns["start"], lane.columns["waiting"]
+        here = run.requests["prefill_instance"] == lane.instance
+        came, began = (np.sort(run.requests[name][here]) for name in ("arrival", "prefill_start"))
+        new = np.searchsorted(came, start, "right") - np.searchsorted(began, start, "right")
+        batch = np.searchsorted(start, times, "right") - 1
+        again += np.where(batch >= 0, np.maximum(waiting - new, 0)[batch], 0)
+    return again
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import re
 import shlex
@@ -27,6 +28,7 @@ from triptych.spec.yaml import parse_yaml
 
 ROOT = Path(__file__).parents[1]
 DOCS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+SOURCES = sorted((ROOT / "src/triptych").rglob("*.py"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 FORMATS = (ROOT / "docs/formats.md").read_text(encoding="utf-8")
 METRICS = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
@@ -78,6 +80,33 @@ def test_a_yaml_block_declares_something_that_works(text: str, trace: Path) -> N
         assert plan_pools(Deployment.load(file))
     else:
         assert WorkloadSpec.load(file)
+
+
+def shown_python() -> list[str]:
+    return [text for path in DOCS for text in fenced(path.read_text(encoding="utf-8"), "python")]
+
+
+@pytest.mark.parametrize("text", shown_python())
+def test_the_python_of_a_document_uses_what_there_is(text: str) -> None:
+    """Its imports; those that need no server are run as well, here and beside what they are about."""
+    parsed = ast.parse(text)
+    imports = [node for node in parsed.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert imports
+    exec(compile(ast.Module(list(imports), []), "document", "exec"), {})
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in SOURCES if ">>> " in path.read_text(encoding="utf-8")], ids=str
+)
+def test_the_examples_of_a_docstring_are_true(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None is skipped but what asks a server."""
+    monkeypatch.chdir(ROOT)
+    text = path.read_text(encoding="utf-8")
+    assert "+SKIP" not in text or path.parts[-2:] == ("bench", "api.py")
+    module = ".".join(path.relative_to(ROOT / "src").with_suffix("").parts).removesuffix(".__init__")
+    failed, examples = doctest.testmod(import_module(module))
+    assert failed == 0
+    assert examples > 0
 
 
 @pytest.mark.parametrize("text", fenced(README, "python"))

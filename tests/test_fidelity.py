@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from triptych import simulate
+from triptych import Deployment, WorkloadSpec, simulate
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data" / "vllm_rtx"
@@ -46,3 +46,29 @@ def test_what_was_not_measured_is_predicted_all_the_same() -> None:
         if not case.measured:
             run = simulate(case.deployment, case.requests)
             assert run.finished.all(), case.name
+
+
+def test_a_preempted_request_waits_as_engines_count() -> None:
+    """At any batch those run that it decodes or prefills, whoever has begun before."""
+    from fidelity import occupancy
+
+    pool = {
+        "phases": ["prefill", "decode"],
+        "device": "A10",
+        "scheduler": {"policy": "unified"},
+        "kv_blocks": 40,
+    }
+    workload = {
+        "requests": 40,
+        "arrivals": {"kind": "poisson", "rate": 4},
+        "prompt": {"kind": "fixed", "tokens": 100},
+        "output": {"kind": "fixed", "tokens": 150},
+    }
+    deployment = Deployment.parse({"model": "opt-1.3b", "pools": {"all": pool}})
+    run = simulate(deployment, WorkloadSpec.parse(workload))
+    assert run.requests["preemptions"].sum() > 5
+    (lane,) = run.lanes
+    log = lane.columns
+    running, waiting = occupancy(run, log["start"])
+    np.testing.assert_array_equal(running, log["decodes"] + log["prefilling"])
+    np.testing.assert_array_equal(waiting, log["waiting"])

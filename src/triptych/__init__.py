@@ -1,8 +1,11 @@
 """Triptych: plan, predict and serve LLM inference that is split by phase (encode, prefill, decode).
 
 >>> import triptych
->>> run = triptych.simulate("deployment.yaml", "workload.yaml")  # doctest: +SKIP
->>> triptych.summarise(run).cluster.qps  # doctest: +SKIP
+>>> files = "examples/deployments/mixed.yaml", "examples/workloads/vision-chat.yaml"
+>>> run = triptych.simulate(*files, overrides=["workload.requests=20"])
+>>> summary = triptych.summarise(run)
+>>> summary.counts.finished, summary.latency["ttft"].p99 < 1
+(20, True)
 """
 
 from __future__ import annotations

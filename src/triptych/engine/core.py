@@ -185,7 +185,6 @@ class Engine:
     def _begin(self, now: float) -> None:
         """Forms the next batch, and gives its requests their places."""
         scheduler = self.scheduler
-        self.log.asked()
         self._batch = batch = scheduler.schedule()
         self.log.formed(batch, now)
         self._begun, self._begun_cpu = now, process_time()

@@ -25,9 +25,6 @@ class Unrecorded:
     def refused(self, request: Request, now: float) -> None:
         """Nothing."""
 
-    def asked(self) -> None:
-        """Nothing."""
-
     def formed(self, batch: Batch | None, now: float) -> None:
         """Nothing."""
 
@@ -87,12 +84,8 @@ class Log:
             self.journal.cut_short(request, nan)
         self._alive.clear()
 
-    def asked(self) -> None:
-        """Comes before `Scheduler.schedule`."""
-        self.journal.asked()
-
     def formed(self, batch: Batch | None, now: float) -> None:
-        """Comes after it."""
+        """Comes after `Scheduler.schedule`."""
         self.journal.formed(batch, now)
 
     def ran(

@@ -74,7 +74,7 @@ BATCH_COLUMNS: dict[str, tuple[str, str]] = {
     "patch_pairs": ("float64", "sum of squared patches of each image: full attention pairs"),
     "kv_blocks": ("int32", "KV blocks in use in the first iteration, those of the batch included"),
     "kv_blocks_last": ("int32", "KV blocks in use in the last iteration"),
-    "waiting": ("int32", "requests that wait at the instance"),
+    "waiting": ("int32", "requests that wait at the instance when the batch begins, and are not in it"),
     "prefilling": ("int32", "requests with a chunk in the batch"),
 }
 """Without the instance: batches are logged per instance; the written table adds `instance`, `lane`."""

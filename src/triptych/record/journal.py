@@ -14,7 +14,7 @@ _pack_row = packer(BATCH_ROW)
 class Journal:
     """The log of one scheduler's batches, and its part of what a run notes of each request.
 
-    Whoever drives the scheduler calls `asked` before `schedule`, `formed` after it, `ran` after `complete`,
+    Whoever drives the scheduler calls `formed` after `schedule`, `ran` after `complete`,
     and `abort` instead of `Scheduler.abort`.
 
     Args:
@@ -24,7 +24,7 @@ class Journal:
         number: of the lane over the whole run.
     """
 
-    __slots__ = ("_free", "_queued", "instance", "number", "recorder", "rows", "scheduler")
+    __slots__ = ("_free", "_waiting", "instance", "number", "recorder", "rows", "scheduler")
 
     def __init__(self, recorder: Recorder, scheduler: Scheduler, *, instance: int, number: int) -> None:
         self.recorder = recorder
@@ -33,21 +33,17 @@ class Journal:
         self.number = number
         self.rows = bytearray()
         """Of `record.columns.BATCH_ROW`."""
-        self._free = self._queued = 0
-
-    def asked(self) -> None:
-        """Notes how many wait, before a batch is formed."""
-        scheduler = self.scheduler
-        self._queued = len(scheduler.waiting) + len(scheduler.unencoded) + len(scheduler.incoming)
+        self._free = self._waiting = 0
 
     def formed(self, batch: Batch | None, now: float) -> None:
-        """Notes who was preempted and whose work begins with the batch."""
+        """Notes who was preempted, who still waits, and whose work begins with the batch."""
         scheduler = self.scheduler
         self._free = scheduler.kv.free
         if scheduler.preempted:
             self._note_preempted()
         if batch is None:
             return
+        self._waiting = _still_waiting(scheduler, batch)
         prefill_start = self.recorder.prefill_start
         for request, _, _, _ in batch.chunks:
             if not prefill_start[request.id] >= 0:
@@ -104,7 +100,7 @@ class Journal:
             patch_pairs,
             kv_used,
             kv_used + drawn,
-            self._queued,
+            self._waiting,
             len(batch.chunks),
         )
         for request in prefilled:
@@ -193,3 +189,9 @@ class Journal:
                 recorder.encode_end[request.id] = now
                 if self.scheduler.prefills_here:
                     recorder.prefill_ready[request.id] = now
+
+
+def _still_waiting(scheduler: Scheduler, batch: Batch) -> int:
+    """Requests that wait while the batch runs; one of whose images it encodes only some is in it."""
+    partly = next(iter(scheduler.unencoded), None)
+    return scheduler.queued - any(request is partly for request, _ in batch.images)

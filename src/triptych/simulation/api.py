@@ -56,10 +56,10 @@ def simulate(
 
     Example:
         >>> import triptych
-        >>> run = triptych.simulate(
-        ...     "examples/deployments/epd.yaml", "examples/workloads/vision-chat.yaml"
-        ... )  # doctest: +SKIP
-        >>> triptych.summarise(run).latency["ttft"].p99  # doctest: +SKIP
+        >>> files = "examples/deployments/epd.yaml", "examples/workloads/vision-chat.yaml"
+        >>> run = triptych.simulate(*files, overrides=["workload.requests=20"])
+        >>> triptych.summarise(run).latency["ttft"].p99 < 1
+        True
     """
     began = time.perf_counter()
     deployment_file, workload_file = _file(deployment), _file(workload)

@@ -113,7 +113,6 @@ class Lane(Runner):
     def open(self, now: float) -> Batch | None:
         """Asks for the next batch."""
         scheduler, journal = self.scheduler, self.journal
-        journal.asked()
         self.batch = batch = scheduler.schedule()
         journal.formed(batch, now)
         if self._later:
