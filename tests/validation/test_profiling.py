@@ -148,6 +148,14 @@ def test_one_that_does_not_go_as_far_as_the_requests_is_measured_anew_and_loses_
     assert asked["max_context"] == 1024
 
 
+def test_one_that_was_measured_on_a_busy_machine_is_measured_again(here: Path) -> None:
+    write_profile(known({**HERE, "waited": "0.40"}), here / "mine.parquet")
+    said: list[str] = []
+    assert named(said, measure=lambda *words, **options: here / "new.parquet") == (str(here / "new.parquet"),)
+    assert said[0] == "mine was measured beside other programs: it is measured again"
+    assert named() == ("mine",), "but it is better than none"
+
+
 def test_a_workload_with_images_needs_those_of_its_largest_request_twice() -> None:
     model = catalog.model("Qwen2.5-VL-7B")
     images = {"share": 1, "count": {"low": 2, "high": 2}, "sizes": [{"width": 336, "height": 224}]}

@@ -99,7 +99,7 @@ def _info(name: str, job: Job, lines: Lines) -> ProfileInfo:
         source="`triptych profile`: operators within forward passes of triptych's engine; Apache-2.0",
         measured_at=time.strftime("%Y-%m-%d"),
         versions=about["versions"],
-        clocks=about["clocks"],
+        clocks={**about["clocks"], "waited": f"{_waited(splits(job, lines)):.2f}"},
         chunks="apart" if all(split.model["apart"] for split in splits(job, lines)) else "together",
         shapes={shape.name: shape_of(shape)},
         notes=" ".join(_notes(job, lines)),
@@ -126,16 +126,21 @@ def _notes(job: Job, lines: Lines) -> list[str]:
             notes.append(f"{degree} {model['layers']} of {model['all_layers']} layers were built.")
         if not split.finished:
             notes.append(f"{degree} not all was measured in the time given.")
-    waited = [series.waited for split in measured for _, series in split.series]
     turns = [turn for turn in _of(lines, "turn") if not turn["name"].startswith("host") and turn["whole"]]
     if turns:
         names = [key(turn["tensor"], turn["name"]) for turn in turns]
         low, high = np.percentile(speeds(names, [min(turn["whole"]) for turn in turns]), [5, 95])
         notes.append(
-            f"Threads waited for a processor {float(np.median(waited)):.1%} of the time (median); "
+            f"Threads waited for a processor {_waited(measured):.1%} of the time (median); "
             f"the machine's own speed drifted by {high / low - 1:.0%} (p5 to p95), which was levelled out."
         )
     return notes
+
+
+def _waited(measured: Sequence[Split]) -> float:
+    """Share of the time of a usual batch that threads waited for processors."""
+    waited = [series.waited for split in measured for _, series in split.series]
+    return float(np.median(waited)) if waited else 0.0
 
 
 def checks(job: Job, lines: Lines) -> list[Check]:

@@ -32,8 +32,8 @@ def waits(process: int | str = "self") -> Waits:
 def held_up(before: Waits, after: Waits, seconds: float) -> float:
     """The share of some time by which a process was held up.
 
-    Its threads work on parts of the same products and wait for each other: it is held up while the one is that
-    waits longest, and by the others as far as they do not wait together with it, which is taken to be half.
+    Its threads work on parts of the same products and wait for each other: it is held up while the one is
+    that waits longest, and by the others where they do not wait together with it, which is taken to be half.
 
     Args:
         before: at the beginning.

@@ -30,6 +30,8 @@ Measure = Callable[..., Path]
 
 _MINUTES = 20 / 60
 """After which nothing new is measured: with loading, before, it is half a minute."""
+_HELD_UP = 0.1
+"""Share of its time that a measurement may have waited for processors and be kept for more than one use."""
 _FEWEST_TOKENS, _FEWEST_PATCHES = 256, 256
 """That are measured at the least, so that the next workload is likely to be covered too."""
 _BATCHED = 2
@@ -117,6 +119,9 @@ class ProfileOnce:
         shape, device = catalog.model(model), catalog.device(pool.device)
         for known in profiles():
             if _is_of(known, shape, device.name, pool):
+                if self._measure is not None and float(known.info.clocks.get("waited", "0")) > _HELD_UP:
+                    self._say(f"{known.info.name} was measured beside other programs: it is measured again")
+                    continue
                 wanted = sizes.with_those_of(known, shape)
                 if wanted is None:
                     self._say(f"predictions rest on the profile {known.info.name}")
