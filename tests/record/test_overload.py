@@ -434,3 +434,45 @@ def test_from_outside_an_answer_that_takes_ever_longer_is_marked() -> None:
         assert overload is not None
         assert "ttft" in overload.metrics
         assert ({"tpot", "itl"} <= set(overload.metrics)) == marked
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("seed", range(100))
+def test_a_record_of_anything_is_judged_without_a_fault(seed: int) -> None:
+    """Few requests, ties, phases that were never reached, instances that are not known, runs cut short."""
+    rng = np.random.default_rng(seed)
+    count = int(rng.choice([1, 2, 10, 50, 300]))
+    missing = float(rng.choice([0.0, 0.1, 0.5, 1.0]))
+
+    def after(times: Times) -> Times:
+        later = times + np.round(
+            rng.exponential(rng.choice([0.0, 0.1, 10.0]), count), int(rng.integers(0, 4))
+        )
+        return np.where(rng.random(count) < missing, np.nan, later)
+
+    arrivals = np.sort(np.round(rng.exponential(10.0, count), int(rng.integers(0, 5))))
+    encoding = after(arrivals)
+    encoded = after(encoding)
+    ready = np.where(rng.random(count) < 0.5, arrivals, after(encoded))
+    prefill = after(ready)
+    first_token = after(prefill)
+    decoding = after(first_token)
+    place = rng.integers(-1, rng.choice([1, 3, 400]), count)
+    requests = record(
+        arrivals,
+        prefill,
+        encode_start=encoding,
+        encode_end=encoded,
+        prefill_ready=ready,
+        first_token=first_token,
+        decode_ready=decoding,
+        end=after(decoding),
+        prefill_instance=place,
+        decode_instance=place,
+        images=rng.integers(0, 2, count),
+        output_tokens=rng.integers(1, 3, count),
+        status=rng.integers(0, len(STATUSES), count).astype(np.int8),
+    )
+    for rate in (None, 2.0):
+        overload, _ = find_overload(requests, rate)
+        assert overload is None or 0.95 <= overload.sure <= 1.0

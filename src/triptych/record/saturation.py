@@ -146,6 +146,8 @@ def saturation(queue: Queue, begin: float, end: float, *, rate: float | None = N
     if came is None or departed is None:
         return None
     served = _served(parts, np.linspace(since, end, _BLOCKS + 1), queue.instances / len(parts))
+    if served is None:
+        return None
     if rate is not None and queue.seen:
         came = _Rate(rate, 0.0)
     # Batches of all that wait are as large as chance makes them, and may not be as large as they could be.
@@ -211,8 +213,8 @@ class _Waiting:
         return np.asarray(np.interp(times, self._times, self._upto) + after)
 
 
-def _served(parts: Sequence[tuple[Queue, _Waiting]], edges: Floats, times: float) -> _Rate:
-    """How many requests' worth of service was done a second while somebody waited.
+def _served(parts: Sequence[tuple[Queue, _Waiting]], edges: Floats, times: float) -> _Rate | None:
+    """How many requests' worth of service was done a second while somebody waited; None: none.
 
     Service is taken to go on evenly from a request's leaving the queue to its end. Departures alone come in
     lumps, as irregular as the arrivals that they once were, and would tell it of a much longer time only.
@@ -234,6 +236,8 @@ def _served(parts: Sequence[tuple[Queue, _Waiting]], edges: Floats, times: float
         served += _spread(begins, ends, share, waiting.upto(edges))
         took.append(takes)
     takes = np.concatenate(took)
+    if not served.sum() > 0:
+        return None
     seconds, total = float(edges[-1] - edges[0]), float(served.sum())
     between_blocks = float(np.var(served, ddof=1)) * len(served)
     # The mean service of as many requests as took part is not known better than that.
