@@ -44,6 +44,14 @@ class Api(str, Enum):  # noqa: UP042 - as above
     CHAT = "chat"
 
 
+_Json = Annotated[
+    str | None,
+    typer.Option(
+        "--json", metavar="FILE", help="Write what is printed as JSON; -: to standard output alone."
+    ),
+]
+
+
 @app.command()
 def simulate(
     deployment: Annotated[Path, typer.Argument(help="YAML file that says which phases run where.")],
@@ -70,6 +78,7 @@ def simulate(
     interval: Annotated[
         bool, typer.Option(help="Run twice more for a 90% interval of latencies and throughput.")
     ] = True,
+    json: _Json = None,
 ) -> None:
     """Predict latency, throughput, utilisation, energy and cost of a deployment under a workload."""
     from triptych.report.console import simulate_and_report
@@ -83,6 +92,7 @@ def simulate(
         trace=trace,
         jump=jump,
         interval=interval,
+        json=json,
     )
     if not finished:
         raise typer.Exit(130)  # as a shell reports an interrupt
@@ -133,6 +143,7 @@ def bench(
     api_key: Annotated[
         str | None, typer.Option(envvar="OPENAI_API_KEY", show_envvar=True, help="Key of the server.")
     ] = None,
+    json: _Json = None,
 ) -> None:
     """Measure latency and throughput of any OpenAI-compatible server under a workload."""
     with _needs("bench", "bench"):
@@ -152,9 +163,11 @@ def bench(
             raise SpecError("--slo", f"{bound!r} is no bound; write it like ttft.p99=1 s")
     overrides = [*(override or []), *(f"slo.{bound}" for bound in slo or [])]
     if rate is None:
-        finished = bench_and_report(workload, server, overrides, out=out, warmup=warmup)
+        finished = bench_and_report(workload, server, overrides, out=out, warmup=warmup, json=json)
     else:
-        finished = sweep_and_report(workload, server, overrides, start=rate, out=out, warmup=warmup)
+        finished = sweep_and_report(
+            workload, server, overrides, start=rate, out=out, warmup=warmup, json=json
+        )
     if not finished:
         raise typer.Exit(130)
 
@@ -349,29 +362,46 @@ def _profile(
 
 
 @profile.command("list")
-def profile_list() -> None:
+def profile_list(json: _Json = None) -> None:
     """List the profiles that deployments can name."""
     from triptych.profiles.library import profiles
     from triptych.profiles.readers.aiconfigurator import installed_aiconfigurator
     from triptych.report.profiles import print_profiles
 
-    print_profiles(profiles(), installed_aiconfigurator())
+    print_profiles(profiles(), installed_aiconfigurator(), json=json)
 
 
 @app.command()
-def models() -> None:
+def models(json: _Json = None) -> None:
     """List the models of the catalogue."""
-    from triptych.report.catalogue import print_models
+    from triptych.report.catalogue import models_as_dicts, print_models
+    from triptych.report.results import check_json_target, console_beside, write_json
 
-    print_models()
+    check_json_target(json)
+    write_json(models_as_dicts() if json else None, json)
+    print_models(console_beside(json))
 
 
 @app.command()
-def devices() -> None:
+def devices(
+    show: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Print the file of a device or node, to start one from."),
+    ] = None,
+    json: _Json = None,
+) -> None:
     """List the devices and nodes of the catalogue."""
-    from triptych.report.catalogue import print_devices
+    from triptych.report.catalogue import devices_as_dicts, hardware_file, print_devices
+    from triptych.report.results import check_json_target, console_beside, write_json
 
-    print_devices()
+    check_json_target(json)
+    if show is not None:
+        if json is not None:
+            raise SpecError("--show", "prints YAML; leave --json out, or --show")
+        typer.echo(hardware_file(show), nl=False)
+        return
+    write_json(devices_as_dicts() if json else None, json)
+    print_devices(console_beside(json))
 
 
 examples = typer.Typer(invoke_without_command=True, help="List the example files, or copy them.")

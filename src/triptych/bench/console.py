@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from triptych.bench.api import Progress as OnProgress
 from triptych.bench.api import bench
-from triptych.bench.files import check_sweep_target, write_bench, write_sweep
+from triptych.bench.files import check_sweep_target, sweep_as_dict, write_bench, write_sweep
 from triptych.bench.interrupts import Interrupts
 from triptych.bench.server import Server
 from triptych.bench.sweep import Point, Sweep, sweep
@@ -20,6 +20,7 @@ from triptych.bench.tables import print_client, print_sweep
 from triptych.record import summarise
 from triptych.record.folder import check_target
 from triptych.report.format import seconds
+from triptych.report.results import check_json_target, console_beside, write_json
 from triptych.report.table import print_summary
 
 
@@ -30,6 +31,7 @@ def bench_and_report(
     *,
     out: Path | None,
     warmup: int,
+    json: str | None = None,
 ) -> bool:
     """Drives a server, prints the tables and writes the run folder.
 
@@ -42,12 +44,14 @@ def bench_and_report(
     """
     if out is not None:
         check_target(out)
-    console = Console()
+    check_json_target(json)
+    console = console_beside(json)
     with _watched("benching") as watch:
         run = bench(workload, server, overrides=overrides, warmup=warmup, progress=watch(""))
     summary = summarise(run)
     if out is not None:  # before anything is printed: what is printed to may be gone
         write_bench(run, out, summary)
+    write_json(summary.to_dict(), json)
     print_summary(summary, console)
     print_client(summary, console)
     if out is not None:
@@ -63,6 +67,7 @@ def sweep_and_report(
     start: float,
     out: Path | None,
     warmup: int,
+    json: str | None = None,
 ) -> bool:
     """Sweeps the rate, prints the table and writes a run folder for each rate, and `sweep.json`.
 
@@ -74,6 +79,7 @@ def sweep_and_report(
     """
     if out is not None:
         check_sweep_target(out)
+    check_json_target(json)
     points: list[Point] = []
     stopped = False
 
@@ -100,7 +106,8 @@ def sweep_and_report(
         )
     if out is not None and result.hopeless:
         write_sweep(result, out)
-    print_sweep(result, Console())
+    write_json(sweep_as_dict(result), json)
+    print_sweep(result, console_beside(json))
     return not stopped
 
 

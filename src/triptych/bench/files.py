@@ -46,11 +46,12 @@ def write_sweep(sweep: Sweep, folder: Path) -> None:
     last = sweep.points[-1]
     write_bench(last.run, folder / _name(last), last.summary)
     new = folder / f".{_SWEEP}.new"
-    new.write_text(json.dumps(_table(sweep), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    new.write_text(json.dumps(sweep_as_dict(sweep), indent=1, allow_nan=False) + "\n", encoding="utf-8")
     new.replace(folder / _SWEEP)
 
 
-def _table(sweep: Sweep) -> dict[str, Any]:
+def sweep_as_dict(sweep: Sweep) -> dict[str, Any]:
+    """The rates that were tried, with what was measured at each."""
     rows = [
         {
             "rate": point.rate,

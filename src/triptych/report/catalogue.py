@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rich.console import Console
 from rich.table import Table
 
@@ -62,6 +64,43 @@ def print_devices(console: Console | None = None) -> None:
         nodes.add_row(name, str(node.devices), node.topology, node.network.name, _giga(node.network))
     console.print()
     _print(console, nodes, _NODES)
+
+
+def models_as_dicts() -> list[dict[str, Any]]:
+    """The models with what their table shows, in parameters and bytes."""
+    models = [catalog.model(name) for name in catalog.model_names()]
+    return [
+        {
+            "name": model.name,
+            "parameters": model.parameters,
+            "active_parameters": model.active_parameters,
+            "layers": model.text.layers,
+            "kv_bytes_per_token": model.kv_bytes_per_token("bf16"),
+            "experts": None if model.text.experts is None else model.text.experts.count,
+            "active_experts": None if model.text.experts is None else model.text.experts.top_k,
+            "vision_parameters": None if model.vision is None else model.vision.parameters,
+        }
+        for model in models
+    ]
+
+
+def devices_as_dicts() -> dict[str, list[dict[str, Any]]]:
+    """The devices and nodes with all their fields, in base units."""
+    return {
+        "devices": [catalog.device(name).model_dump(mode="json") for name in catalog.device_names()],
+        "nodes": [catalog.node(name).model_dump(mode="json") for name in catalog.node_names()],
+    }
+
+
+def hardware_file(name: str) -> str:
+    """A device or node as the YAML file that declares it.
+
+    Raises:
+        SpecError: there is none of this name.
+    """
+    if name.lower() in (node.lower() for node in catalog.node_names()):
+        return catalog.node(name).to_yaml()
+    return catalog.device(name, field="--show").to_yaml()
 
 
 def _tera(device: Device, precision: Precision) -> str:

@@ -18,6 +18,7 @@ from triptych.record.run import BatchLog
 from triptych.report.format import seconds
 from triptych.report.perfetto import write_trace
 from triptych.report.prediction import print_prediction
+from triptych.report.results import check_json_target, console_beside, write_json
 from triptych.report.table import print_summary
 from triptych.simulation import simulate
 from triptych.spec.base import SpecError
@@ -35,6 +36,7 @@ def simulate_and_report(
     trace: bool,
     jump: bool,
     interval: bool,
+    json: str | None = None,
 ) -> bool:
     """Simulates, prints the tables and writes the run folder.
 
@@ -49,7 +51,8 @@ def simulate_and_report(
         check_target(out)
     elif trace:
         raise SpecError("--trace", "there is no folder for trace.json; add --out")
-    console = Console()
+    check_json_target(json)
+    console = console_beside(json)
     with _interrupts() as interrupted, _progress() as bar:
         task = bar.add_task("simulating", total=None, rate="")
         began = shown = time.monotonic()
@@ -74,6 +77,7 @@ def simulate_and_report(
     summary = summarise(run)
     if out is not None:  # before anything is printed: what is printed to may be gone
         write_run(run, out, batches=batches, summary=summary, trace=write_trace if trace else None)
+    write_json(summary.to_dict(), json)
     print_summary(summary, console)
     overload = summary.overload
     growing = overload.metrics if overload is not None and overload.certain else ()

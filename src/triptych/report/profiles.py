@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from triptych.profiles import Profile
+from triptych.report.results import console_beside, write_json
 from triptych.report.table import without_trailing_blanks
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
+_EXTRA = (
+    "The extra [aic] adds kernels measured on data-centre GPUs with vLLM, SGLang and TensorRT-LLM, for any "
+    "model: pip install 'triptych[aic]' (aiconfigurator-core)."
+)
+
+
 def print_profiles(
-    profiles: Sequence[Profile], installed: Iterable[str] = (), console: Console | None = None
+    profiles: Sequence[Profile],
+    installed: Iterable[str] = (),
+    console: Console | None = None,
+    *,
+    json: str | None = None,
 ) -> None:
     """Lists profiles: device, tensor parallelism, operators, rows, date; models; source.
 
@@ -21,10 +32,14 @@ def print_profiles(
         profiles: what to list.
         installed: names of profiles in an installed `aiconfigurator-core`, which are not read for a list.
         console: where to; None: standard output.
-    """
-    from rich.console import Console
+        json: a file for the list as JSON, or - for standard output, where it is then alone.
 
-    console = console or Console()
+    Raises:
+        SpecError: the file cannot be written.
+    """
+    installed = list(installed)
+    write_json({"profiles": [_as_dict(each) for each in profiles], "installed": installed}, json)
+    console = console or console_beside(json)
     with without_trailing_blanks(console):
         _print(sorted(profiles, key=lambda each: (each.info.device, each.info.name)), installed, console)
 
@@ -44,10 +59,16 @@ def _print(profiles: Sequence[Profile], installed: Iterable[str], console: Conso
     if not profiles:
         console.print("No profile is shipped or in the user's folder; `triptych profile` measures one.")
     names = list(installed)
-    if names:
+    if not names:
+        console.print(f"\n{_EXTRA}", highlight=False, markup=False)
+    else:
         console.print("\nInstalled with aiconfigurator-core, kernels of any model:", highlight=False)
         for name in names:
             console.print(f"  {name}", highlight=False)
+
+
+def _as_dict(profile: Profile) -> dict[str, Any]:
+    return {**profile.info.model_dump(mode="json"), "models": list(profile.models), "rows": len(profile)}
 
 
 def _below(text: str, console: Console, style: str = "") -> None:
