@@ -72,7 +72,7 @@ def test_without_it_nothing_is_run_again() -> None:
     run = triptych.simulate(DEPLOYMENT, WORKLOAD, overrides=FEW)
     assert "interval" not in run.meta
     assert prediction_lines(run.meta) == [
-        "predicted from the roofline alone: a profile of the device makes it surer"
+        "predicted from the roofline alone: a profile of the device makes it more certain"
     ]
 
 

@@ -33,8 +33,8 @@ def prediction_lines(meta: Mapping[str, Any], growing: Collection[str] = ()) -> 
     shares = meta.get("predicted_from") or {}
     calibrated = ", calibrated to a measured run" if meta.get("calibrated") else ""
     if shares.get("roofline") == 1.0:
-        surer = calibrated or " alone: a profile of the device makes it surer"
-        lines.append(f"predicted from the roofline{surer}")
+        alone = calibrated or " alone: a profile of the device makes it more certain"
+        lines.append(f"predicted from the roofline{alone}")
     elif shares:
         rests = ", ".join(f"{percent(share)} {name}" for name, share in shares.items())
         lines.append(f"predicted time rests on: {rests}{calibrated}")
