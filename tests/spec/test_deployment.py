@@ -56,6 +56,14 @@ def test_every_example_comes_back_from_its_own_yaml(path: Path) -> None:
     assert Deployment.parse(parse_yaml(declared.to_yaml())) == declared
 
 
+def test_a_saved_declaration_holds_every_field_of_every_pool() -> None:
+    again = parse_yaml(Deployment.parse(split()).to_yaml())
+    assert again.keys() == Deployment.model_fields.keys()
+    for declared in again["pools"].values():
+        assert declared.keys() == Pool.model_fields.keys()
+        assert declared["kv_blocks"] is None
+
+
 def test_links_come_back_under_the_names_they_are_written_with() -> None:
     declared = Deployment.parse(split(links=[{"from": "p", "to": "d", "bandwidth": "25 GB/s"}]))
     again = parse_yaml(declared.to_yaml())

@@ -99,8 +99,8 @@ class Spec(BaseModel):
             raise SpecError(f"--set {override}", problem)
 
     def to_yaml(self) -> str:
-        """The declaration as YAML that `load` reads back to an equal object."""
-        data = self.model_dump(mode="json", exclude_none=True, by_alias=True)
+        """The declaration as YAML that `load` reads back to an equal object, with all defaults, and null where there is none."""
+        data = self.model_dump(mode="json", by_alias=True)
         return dump_yaml(data)
 
 
