@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import islice
 
 from triptych.policy.request import Request
 
@@ -106,7 +107,14 @@ class KVCache:
         Those are blocks that it holds, and that are full once the batch that is being formed has been run.
         """
         full = min(tokens // self.block_size, len(request.block_hashes))
-        for block_hash in request.block_hashes[request.shared_blocks : full]:
+        if full <= request.shared_blocks:
+            return
+        fresh = request.block_hashes[request.shared_blocks : full]
+        if self._holders.keys().isdisjoint(fresh):  # all at once: long prompts have thousands
+            self._holders.update(dict.fromkeys(fresh, 1))
+            request.shared_blocks = full
+            return
+        for block_hash in fresh:
             if block_hash in self._holders:
                 # A twin computed beside ours: hash and holding must stay one to one, so ours, and what
                 # follows it, stays private.
@@ -127,11 +135,15 @@ class KVCache:
 
     def evict(self) -> None:
         """Drops idle blocks from the cache until those held and those cached fit together."""
-        while len(self._idle) > self.free:
-            block_hash, _ = self._idle.popitem(last=False)
+        excess = len(self._idle) - self.free
+        if excess <= 0:
+            return
+        dropped = list(islice(self._idle, excess))
+        for block_hash in dropped:
+            del self._idle[block_hash]
             del self._holders[block_hash]
-            if self.evicted is not None:
-                self.evicted.append(block_hash)
+        if self.evicted is not None:
+            self.evicted += dropped
 
     def release(self, request: Request) -> None:
         """Takes back all that the request holds."""
@@ -148,10 +160,17 @@ class KVCache:
         Cached blocks that nobody else holds stay findable; of them the tail will be evicted first.
         """
         self.free += blocks
+        if not hashes:
+            return
         holders = self._holders
-        for block_hash in reversed(hashes):
-            holders[block_hash] -= 1
-            if holders[block_hash]:
-                self.free -= 1
-            else:
-                self._idle[block_hash] = None
+        # Whoever holds a block holds those before it, so that the blocks of several holders come first.
+        counts = list(map(holders.__getitem__, hashes))
+        several = len(hashes) - counts.count(1)
+        for block_hash, count in zip(hashes[:several], counts, strict=False):
+            holders[block_hash] = count - 1
+        self.free -= several
+        alone = hashes[several:]
+        holders.update(dict.fromkeys(alone, 0))
+        idle = self._idle
+        for block_hash in reversed(alone):
+            idle[block_hash] = None

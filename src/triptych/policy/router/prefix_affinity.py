@@ -31,6 +31,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import islice
 from typing import ClassVar
 
 from triptych.policy.request import DECODE, Request
@@ -86,13 +87,19 @@ class PrefixAffinityRouter(LeastTokensRouter):
     def _remember(self, hashes: Sequence[int], target: int) -> None:
         seen = self._seen[target]
         for block_hash in reversed(hashes):
-            seen[block_hash] = None
-            seen.move_to_end(block_hash)
+            if block_hash in seen:
+                seen.move_to_end(block_hash)
+            else:
+                seen[block_hash] = None
         self._beginnings.setdefault(hashes[0], set()).add(target)
-        while len(seen) > self.remembered:
-            forgotten, _ = seen.popitem(last=False)
-            knowing = self._beginnings.get(forgotten)
-            if knowing is not None:
-                knowing.discard(target)
-                if not knowing:
-                    del self._beginnings[forgotten]
+        excess = len(seen) - self.remembered
+        if excess <= 0:
+            return
+        forgotten = list(islice(seen, excess))
+        for block_hash in forgotten:
+            del seen[block_hash]
+        for block_hash in list(filter(self._beginnings.__contains__, forgotten)):
+            knowing = self._beginnings[block_hash]
+            knowing.discard(target)
+            if not knowing:
+                del self._beginnings[block_hash]
