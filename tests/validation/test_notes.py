@@ -13,7 +13,7 @@ from triptych.record import Run
 from triptych.report.compare import compare
 from triptych.validation import busy
 from triptych.validation.busy import Others
-from triptych.validation.notes import left_notes, machine_notes, run_notes
+from triptych.validation.notes import kernel_notes, left_notes, machine_notes, run_notes
 
 ROW = {"arrival": 0, "first_token": 1, "end": 2, "generated_tokens": 2, "prompt_tokens": 100}
 LOST = {"status": "aborted", "end": NEVER}
@@ -103,3 +103,11 @@ def test_what_is_left_of_the_machine_is_said_where_it_is_not_all_of_it() -> None
     (said,) = left_notes([0.5, 0.5])
     assert "waited for a core 50% of the time" in said
     assert "batches 2.00 times as long as alone" in said
+
+
+def test_other_kernels_than_those_of_the_profile_are_said() -> None:
+    profile = "products in fp32; attention of prompts: flash"
+    assert list(kernel_notes(profile, {"products": "fp32", "prompts": "flash"})) == []
+    assert list(kernel_notes("", {"products": "bf16"})) == []
+    (said,) = kernel_notes(profile, {"products": "bf16", "prompts": "flash"})
+    assert said.startswith("the server computed with products bf16, prompts flash, and the profile was")

@@ -98,7 +98,7 @@ def _info(name: str, job: Job, lines: Lines) -> ProfileInfo:
         device=about["device"],
         source="`triptych profile`: operators within forward passes of triptych's engine; Apache-2.0",
         measured_at=time.strftime("%Y-%m-%d"),
-        versions=about["versions"],
+        versions={**about["versions"], **_kernels(splits(job, lines))},
         clocks={**about["clocks"], "waited": f"{_waited(splits(job, lines)):.2f}"},
         chunks="apart" if all(split.model["apart"] for split in splits(job, lines)) else "together",
         shapes={shape.name: shape_of(shape)},
@@ -135,6 +135,12 @@ def _notes(job: Job, lines: Lines) -> list[str]:
             f"the machine's own speed drifted by {high / low - 1:.0%} (p5 to p95), which was levelled out."
         )
     return notes
+
+
+def _kernels(measured: Sequence[Split]) -> dict[str, str]:
+    """What computed, as far as it was chosen by a trial."""
+    chosen = sorted({split.model["kernels"] for split in measured if split.model["kernels"]})
+    return {"kernels": "; ".join(chosen)} if chosen else {}
 
 
 def _waited(measured: Sequence[Split]) -> float:

@@ -12,6 +12,7 @@ from triptych.bench import bench
 from triptych.engine.servable import only_pool
 from triptych.plan import PoolPlan, check_calibration, plan_pools, rooted
 from triptych.profiler.waiting import Waits, busiest_child, held_up, waits
+from triptych.profiles.library import load_profile
 from triptych.record import Run, read_run
 from triptych.report.compare import compare
 from triptych.spec.base import SpecError
@@ -24,7 +25,7 @@ from triptych.validation.calibration_delays import delays
 from triptych.validation.calibration_report import write_calibration
 from triptych.validation.during import during
 from triptych.validation.load import answer_rate, at_rate, check_loads, check_rate, saturate
-from triptych.validation.notes import left_notes, machine_notes, run_notes
+from triptych.validation.notes import kernel_notes, left_notes, machine_notes, run_notes
 from triptych.validation.replay import predict, workload_of
 from triptych.validation.result import Level, Validation
 from triptych.validation.server import Served, served
@@ -234,6 +235,10 @@ def _level(
     if record is not None:
         slower = 1 / float(np.mean(left))
         plans = {plan.name: replace(plan, cost=plan.cost.scaled(slower)) for plan in plan_pools(deployment)}
+        for plan, name in ((plan, name) for plan in plans.values() for name in plan.pool.profile):
+            profile = load_profile(name, model=plan.model, device=plan.device.name)
+            known = profile.info.versions.get("kernels", "")
+            notes = (*notes, *kernel_notes(known, record.meta.get("kernels", {})))
         notes = (*notes, *left_notes(left), *speed_notes(during(record, measured.runs), plans))
     notes = (*notes, *run_notes(measured.runs, predicted, comparisons))
     level = Level(measured.load, measured.folder, tuple(measured.runs), tuple(predicted), notes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from triptych.catalog.machine import cores
 from triptych.record import Run, summarise
@@ -43,6 +43,18 @@ def left_notes(left: Sequence[float]) -> Iterator[str]:
             f"the server waited for a core {percent(1 - mean)} of the time that it had work: this predicts "
             f"what was left of the machine, batches {number(1 / mean)} times as long as alone"
         )
+
+
+def kernel_notes(measured: str, chosen: Mapping[str, str]) -> Iterator[str]:
+    """On what computed.
+
+    Args:
+        measured: kernels of the profile that predictions rest on; empty: not known.
+        chosen: those of the server, by what they compute; empty: likewise.
+    """
+    if measured and any(kernel not in measured for kernel in chosen.values()):
+        here = ", ".join(f"{what} {kernel}" for what, kernel in chosen.items())
+        yield f"the server computed with {here}, and the profile was measured with: {measured}"
 
 
 def run_notes(
