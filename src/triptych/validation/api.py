@@ -235,7 +235,7 @@ def _level(
     if record is not None:
         slower = 1 / float(np.mean(left))
         plans = {plan.name: replace(plan, cost=plan.cost.scaled(slower)) for plan in plan_pools(deployment)}
-        for plan, name in ((plan, name) for plan in plans.values() for name in plan.pool.profile):
+        for plan, name in ((each, name) for each in plans.values() for name in each.pool.profile):
             profile = load_profile(name, model=plan.model, device=plan.device.name)
             known = profile.info.versions.get("kernels", "")
             notes = (*notes, *kernel_notes(known, record.meta.get("kernels", {})))
