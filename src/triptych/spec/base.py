@@ -99,7 +99,7 @@ class Spec(BaseModel):
             raise SpecError(f"--set {override}", problem)
 
     def to_yaml(self) -> str:
-        """The declaration as YAML that `load` reads back to an equal object, with all defaults, and null where there is none."""
+        """The declaration as YAML that `load` reads back to an equal object, all defaults included."""
         data = self.model_dump(mode="json", by_alias=True)
         return dump_yaml(data)
 
