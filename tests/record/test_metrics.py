@@ -178,3 +178,19 @@ def test_a_run_without_instances_has_no_cost() -> None:
 def test_a_summary_is_read_back_from_its_json() -> None:
     data = json.loads(json.dumps(SUMMARY.to_dict(), allow_nan=False))
     assert Summary.from_dict(data) == SUMMARY
+
+
+def test_memory_is_that_of_one_instance_and_requests_fit_by_their_mean_length() -> None:
+    """100 blocks; two requests of 30 + 10 tokens in the mean, of which 10 come from images."""
+    info = replace(build.INSTANCE, kv_block_bytes=1000.0, weights_bytes=5e9)
+    rows = [
+        {"arrival": 0.0, "first_token": 1.0, "prompt_tokens": 20, "output_tokens": 10},
+        {"arrival": 0.0, "first_token": 1.0, "prompt_tokens": 40, "output_tokens": 10, "image_tokens": 20},
+    ]
+    summary = summarise(build.run(rows, instances=[info, replace(info, id=1)]))
+    (pool,) = summary.pools
+    tokens = 100 * info.block_size
+    assert (pool.weights_bytes, pool.kv_bytes, pool.kv_tokens) == (5e9, 100 * 1000, tokens)
+    mean = (summary.counts.prompt_tokens + summary.counts.output_tokens) / 2
+    assert pool.requests_that_fit == tokens / mean
+    assert (summary.counts.prompt_tokens, summary.counts.image_tokens) == (60, 20)

@@ -42,7 +42,9 @@ def summarise(run: Run) -> Summary:
         raise ValueError("not all batches of the run were kept; use read_summary on its folder")
     came = ~np.isnan(run.requests["arrival"])
     counts = _counts(run, came)
-    instances, pools = usages(run.instances, run.lanes, run.horizon)
+    answered = max(int((~np.isnan(run.requests["first_token"])).sum()), 1)
+    lengths = (counts.prompt_tokens / answered, counts.output_tokens / answered)
+    instances, pools = usages(run.instances, run.lanes, run.horizon, *lengths)
     overload, settled = find_overload(run.requests, run.meta.get("declared_rate"))
     return Summary(
         producer=run.producer,
@@ -64,7 +66,8 @@ def summarise(run: Run) -> Summary:
 def _counts(run: Run, came: npt.NDArray[np.bool_]) -> Counts:
     by_status = np.bincount(run.requests["status"][came], minlength=len(STATUSES))
     of = dict(zip(STATUSES, by_status.tolist(), strict=True))
-    prompt = int(run.requests["prompt_tokens"][~np.isnan(run.requests["first_token"])].sum())
+    answered = ~np.isnan(run.requests["first_token"])
+    prompt = int(run.requests["prompt_tokens"][answered].sum())
     cached = int(run.requests["cached_tokens"].sum())
     return Counts(
         requests=int(came.sum()),
@@ -76,6 +79,7 @@ def _counts(run: Run, came: npt.NDArray[np.bool_]) -> Counts:
         never_came=int((~came).sum()),
         preemptions=int(run.requests["preemptions"].sum()),
         prompt_tokens=prompt,
+        image_tokens=int(run.requests["image_tokens"][answered].sum()),
         output_tokens=int(run.requests["generated_tokens"].sum()),
         cached_tokens=cached,
         cached_share=ratio(cached, prompt),

@@ -64,6 +64,8 @@ class Counts:
     """Of `prompt_tokens`."""
     rejected_as: Mapping[str, int]
     """Why requests were rejected -> how many, as far as the record tells."""
+    image_tokens: int = 0
+    """Those of the prompt tokens that come from images."""
 
 
 @dataclass(frozen=True)
@@ -191,6 +193,14 @@ class PoolUsage:
     device: str
     instances: int
     usage: Usage
+    weights_bytes: float = 0.0
+    """On all devices of one instance."""
+    kv_bytes: float = 0.0
+    """Room for KV in one instance."""
+    kv_tokens: int = 0
+    """That it holds."""
+    requests_that_fit: float | None = None
+    """Average requests of the workload whose KV fits into one instance at its largest."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from triptych.record.logs import InstanceInfo, LaneLog
 from triptych.record.power import active_seconds, energy
@@ -34,9 +34,21 @@ class _Tally(NamedTuple):
 
 
 def usages(
-    instances: Sequence[InstanceInfo], lanes: Iterable[LaneLog], horizon: float
+    instances: Sequence[InstanceInfo],
+    lanes: Iterable[LaneLog],
+    horizon: float,
+    prompt: float = 0.0,
+    output: float = 0.0,
 ) -> tuple[tuple[InstanceUsage, ...], tuple[PoolUsage, ...]]:
-    """The use of each instance and of each pool over `horizon` seconds."""
+    """The use of each instance and of each pool over `horizon` seconds.
+
+    Args:
+        instances: of the run, numbered from 0.
+        lanes: what they did.
+        horizon: seconds.
+        prompt: mean prompt tokens of the requests, images included.
+        output: mean tokens that they get.
+    """
     logs: list[list[LaneLog]] = [[] for _ in instances]
     for lane in lanes:
         logs[lane.instance].append(lane)
@@ -61,6 +73,7 @@ def usages(
                 max((peak for i in members if (peak := peaks[i]) is not None), default=None),
                 horizon,
             ),
+            **_memory(instances[members[0]], prompt, output),
         )
         for pool, members in pools.items()
     )
@@ -155,3 +168,16 @@ def _usage(infos: list[InstanceInfo], tally: _Tally, kv_peak: float | None, hori
 def ratio(part: float, whole: float) -> float | None:
     """Part of whole; None of nothing."""
     return part / whole if whole > 0 else None
+
+
+def _memory(info: InstanceInfo, prompt: float, output: float) -> dict[str, Any]:
+    """What one instance has memory for: the fields of `PoolUsage`."""
+    blocks = info.kv_blocks * (1 if info.kv_shared else info.lanes)
+    tokens = blocks * info.block_size
+    each = prompt + (output if "decode" in info.phases else 0.0)
+    return {
+        "weights_bytes": info.weights_bytes,
+        "kv_bytes": info.kv_blocks * info.kv_block_bytes * (1 if info.kv_shared else info.lanes),
+        "kv_tokens": tokens,
+        "requests_that_fit": tokens / each if tokens and each else None,
+    }

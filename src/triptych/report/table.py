@@ -28,6 +28,7 @@ _POOL_COLUMNS = {
     "$/h": 6,
 }
 """Columns, and in which order they are left out where they do not fit: the highest number first."""
+_MEMORY_COLUMNS = {"weights": 0, "KV": 1, "KV tokens": 3, "requests": 2}
 _POOL_WIDTH = 18
 """Longer names of pools and devices are broken: the figures are worth more."""
 _WAITS = {
@@ -37,6 +38,7 @@ _WAITS = {
 """What grows, where it is not the queue of a phase."""
 _OVERLOADED = "Overloaded: what grows is as long as the trace lets it become."
 _UNSETTLED = "Latencies had not settled when the last request came: a longer trace may have others."
+_MEMORY_NOTE = "Of one instance. requests: average ones of this workload that its KV holds."
 _POOL_NOTE = "batch, tokens: of a mean iteration. KV use: mean/peak. KV, MFU, MBU: while busy."
 
 
@@ -69,6 +71,8 @@ def _print_parts(summary: Summary, console: Console) -> None:
     if summary.pools:
         pools, left_out = fitting(console, _POOL_COLUMNS, lambda names: _pools(summary.pools, names))
         _print(console, pools, _POOL_NOTE, left_out)
+        memory, left_out = fitting(console, _MEMORY_COLUMNS, lambda names: _memory(summary.pools, names))
+        _print(console, memory, _MEMORY_NOTE, left_out)
     for note in summary.meta.get("notes", ()):
         console.print(f"note: {note}", style="yellow", highlight=False)
     if summary.slo:
@@ -133,6 +137,8 @@ def _headline(summary: Summary) -> Table:
         f"[bold]{number(rates.qps)} requests/s[/], {number(rates.output_tokens)} output tokens/s, "
         f"{number(rates.total_tokens)} tokens/s",
     )
+    images = f" ({counts.image_tokens:,} from images)" if counts.image_tokens else ""
+    table.add_row("tokens", f"{counts.prompt_tokens:,} prompt{images}, {counts.output_tokens:,} output")
     if rates.goodput is not None:
         share = percent(rates.goodput_share)
         table.add_row("goodput", f"[bold]{number(rates.goodput)} requests/s[/] within the SLO ({share})")
@@ -186,6 +192,21 @@ def _pools(pools: tuple[PoolUsage, ...], columns: Sequence[str]) -> Table:
         table.add_row(
             f"{pool.pool}\n[dim]{phases}{_devices(pool)}[/]", *(cells[column] for column in columns)
         )
+    return table
+
+
+def _memory(pools: tuple[PoolUsage, ...], columns: Sequence[str]) -> Table:
+    table = headed("memory", columns)
+    table.columns[0].max_width = _POOL_WIDTH
+    table.columns[0].overflow = "fold"
+    for pool in pools:
+        cells = {
+            "weights": f"{number(pool.weights_bytes / 2**30)} GiB",
+            "KV": f"{number(pool.kv_bytes / 2**30)} GiB" if pool.kv_tokens else NONE,
+            "KV tokens": f"{pool.kv_tokens:,}" if pool.kv_tokens else NONE,
+            "requests": number(pool.requests_that_fit),
+        }
+        table.add_row(pool.pool, *(cells[column] for column in columns))
     return table
 
 
