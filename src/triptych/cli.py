@@ -267,6 +267,7 @@ def validate(
             "--set", metavar="FIELD=VALUE", help="Change a field, as for simulate. May be given again."
         ),
     ] = None,
+    json: _Json = None,
 ) -> None:
     """Serve, bench and simulate the same requests; print predicted, measured and the error."""
     with _needs("validate", "engine,bench,figures"):
@@ -281,6 +282,7 @@ def validate(
         within=within,
         measure=measure,
         calibrate=calibrate,
+        json=json,
     )
     raise typer.Exit(code)
 
@@ -294,11 +296,12 @@ def calibrate(
         list[Path] | None,
         typer.Option("--bench", help="What a client measured of the same run. May be given again."),
     ] = None,
+    json: _Json = None,
 ) -> None:
     """Fit host time, delays and efficiencies to a measured run; tell the error on what was held out."""
     from triptych.validation.calibration_report import calibrate_and_report
 
-    calibrate_and_report(run, deployment, out=out, clients=client or [])
+    calibrate_and_report(run, deployment, out=out, clients=client or [], json=json)
 
 
 profile = typer.Typer(invoke_without_command=True, help="Measure operators on the device at hand.")

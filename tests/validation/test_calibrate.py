@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -532,6 +533,15 @@ class TestReport:
         assert Calibration.load(out).factors != Factors()
         simulated(f"{DEPLOYMENT}calibration: {out}\n", requests=3)
         calibrate_and_report(run, deployment, out=out)
+
+    def test_standard_output_is_json_alone_if_that_is_asked_for(
+        self, tmp_path: Path, deployment: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        run, out = written(served(), tmp_path / "run"), tmp_path / "calibration.yaml"
+        calibrate_and_report(run, deployment, out=out, json="-")
+        printed = json.loads(capsys.readouterr().out)
+        assert Calibration.parse(printed["calibration"]) == Calibration.load(out)
+        assert printed["errors"][0]["kind"] == ALL
 
     def test_no_other_file_is_overwritten(self, tmp_path: Path, deployment: Path) -> None:
         with pytest.raises(SpecError, match="holds something that is no calibration"):

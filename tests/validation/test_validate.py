@@ -288,6 +288,13 @@ class TestPrinted:
         assert (tmp_path / "out" / "comparison.pdf").is_file()
         assert (tmp_path / "out" / "comparison.png").is_file()
 
+    def test_standard_output_is_json_alone_if_that_is_asked_for(
+        self, deployment: Path, workload: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert self.report(deployment, workload, tmp_path / "out", json="-") == 0
+        kept = json.loads((tmp_path / "out" / "validation.json").read_text(encoding="utf-8"))
+        assert json.loads(capsys.readouterr().out) == kept
+
     @pytest.mark.parametrize(
         ("load", "how"),
         [

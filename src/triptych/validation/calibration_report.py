@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from triptych.report.format import number, percent, seconds
+from triptych.report.results import check_json_target, console_beside, write_json
 from triptych.report.table import without_trailing_blanks
 from triptych.spec.base import SpecError
 from triptych.spec.calibration import Calibration
@@ -40,7 +42,9 @@ _SIDES = tuple(
 """Headings of the columns of errors, in two lines."""
 
 
-def calibrate_and_report(run: Path, deployment: Path, *, out: Path, clients: Sequence[Path] = ()) -> None:
+def calibrate_and_report(
+    run: Path, deployment: Path, *, out: Path, clients: Sequence[Path] = (), json: str | None = None
+) -> None:
     """Calibrates, writes the file, prints coefficients and errors.
 
     Args:
@@ -48,19 +52,30 @@ def calibrate_and_report(run: Path, deployment: Path, *, out: Path, clients: Seq
         deployment: likewise.
         out: YAML file; an earlier calibration in its place is replaced.
         clients: as of `calibrate`.
+        json: file for coefficients and errors; -: standard output, without tables; None: neither.
 
     Raises:
         SpecError: as of `calibrate`; or there is something at `out` that is no calibration, or it cannot be
             written.
     """
-    from rich.console import Console
-
     check_target(out)
+    check_json_target(json)
     found = calibrate(run, deployment, clients=clients)
     write_calibration(found.calibration, out)
-    console = Console()
+    write_json(as_dict(found), json)
+    console = console_beside(json)
     print_calibration(found, console)
     console.print(f"\nwritten to {out}: name it as calibration in the deployment", highlight=False)
+
+
+def as_dict(found: Calibrated) -> dict[str, Any]:
+    """Coefficients, what they were fitted to and the errors, as plain data."""
+    return {
+        "calibration": found.calibration.model_dump(mode="json"),
+        "batches": found.batches,
+        "errors": [asdict(error) for error in found.errors],
+        "notes": list(found.notes),
+    }
 
 
 def check_target(file: Path) -> None:

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from triptych.bench.interrupts import Interrupts
 from triptych.report.figures import draw, save
 from triptych.report.format import count, number, seconds
+from triptych.report.results import check_json_target, console_beside, write_json
 from triptych.spec.base import SpecError
 from triptych.validation import files
 from triptych.validation.api import validate
@@ -42,6 +43,7 @@ def validate_and_report(
     within: float | None = None,
     measure: bool = False,
     calibrate: bool = False,
+    json: str | None = None,
 ) -> int:
     """Validates, prints the tables, and writes records, comparison and figure.
 
@@ -55,6 +57,7 @@ def validate_and_report(
         within: percent that no mean and no P90 of a latency may be off.
         measure: whether operators are measured first where no profile of them is known.
         calibrate: as of `validate`.
+        json: file for what `validation.json` holds; -: standard output, without tables; None: neither.
 
     Returns:
         Exit code: 0, or 1 if an error is larger than `within`, or 130 if it was interrupted.
@@ -65,7 +68,8 @@ def validate_and_report(
     if within is not None and not within > 0:
         raise SpecError("--within", f"must be above 0 percent, not {within:g}")
     loads = () if load is None else parse_loads(load)
-    console = Console()
+    check_json_target(json)
+    console = console_beside(json)
     try:
         with watched() as progress:
             found = validate(
@@ -83,6 +87,7 @@ def validate_and_report(
         say(Console(stderr=True), f"interrupted; what was measured to the end is in {out}")
         return _INTERRUPTED
     figures = draw_levels(found)
+    write_json(files.as_dict(found, out), json)
     print_validation(found, console)
     say(console, f"\nrecords and comparison in {out}")
     say(console, figures)

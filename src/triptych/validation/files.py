@@ -118,23 +118,22 @@ def write_declared(deployment: Deployment, workload: WorkloadSpec, out: Path) ->
 
 def write_validation(validation: Validation, out: Path) -> None:
     """All that is not yet there, but for the figure."""
-    levels = []
     for level in validation.levels:
-        described = _described(level, out)
-        levels.append(described)
-        _write_json(level.folder / f"{COMPARISON}.json", described)
+        _write_json(level.folder / f"{COMPARISON}.json", _described(level, out))
         write_table(_requests(level), level.folder / f"{COMPARISON}.parquet", COMPARISON_COLUMNS)
-    _write_json(
-        out / MAIN,
-        {
-            "format": FORMAT,
-            "complete": True,
-            "version": __version__,
-            "capacity": validation.capacity,
-            "concurrency": validation.concurrency,
-            "levels": levels,
-        },
-    )
+    _write_json(out / MAIN, as_dict(validation, out))
+
+
+def as_dict(validation: Validation, out: Path) -> dict[str, Any]:
+    """What `validation.json` holds, as plain data."""
+    return {
+        "format": FORMAT,
+        "complete": True,
+        "version": __version__,
+        "capacity": validation.capacity,
+        "concurrency": validation.concurrency,
+        "levels": [_described(level, out) for level in validation.levels],
+    }
 
 
 def _described(level: Level, out: Path) -> dict[str, Any]:
