@@ -174,7 +174,8 @@ def test_the_list_is_ordered_by_device_and_long_lines_stay_below_their_name() ->
     source = "somebody who has a long name, with a program that has one too, under a licence that has not"
     a10 = Profile(ProfileInfo(name="zebra", device="A10", source=source), small().columns)
     lines = printed(60, [small("aardvark"), a10])
-    assert [line for line in lines if not line.startswith("  ")] == ["zebra", "aardvark"]
+    names = [line for line in lines[: lines.index("")] if not line.startswith("  ")]
+    assert names == ["zebra", "aardvark"]
     assert lines[3:5] == [f"  {line}" for line in textwrap.wrap(source, 58)]
 
 

@@ -69,7 +69,7 @@ class TestCopies:
 
     def test_need_a_folder(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
-        with pytest.raises(SpecError, match="cannot be written: Not a directory; name another folder"):
+        with pytest.raises(SpecError, match="file: is a file; name a folder: triptych examples copy FOLDER"):
             copy_examples(tmp_path / "file", console())
 
 

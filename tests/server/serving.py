@@ -129,7 +129,7 @@ class Served:
         return self.http.post("/v1/chat/completions", json={"messages": messages, "max_tokens": 50, **more})
 
     def metric(self, name: str) -> float:
-        """One line of /metrics, over a connection of its own: a kept one may be closed as it is used again."""
+        """One line of /metrics, over a connection of its own: a kept one may just be being closed."""
         answer = httpx.get(f"{self.url}/metrics", timeout=20)
         for line in answer.text.splitlines():
             if line.startswith(f"{name} "):

@@ -138,7 +138,7 @@ def test_images_are_refused_where_the_model_takes_none(tmp_path: Path) -> None:
 def test_more_images_than_there_is_room_for_are_not_even_read(shared: Served) -> None:
     large = data_url(b"IMG" + b"\0" * 20_000)
     answer = ask(shared, large, large, data_url(b"not read"))
-    assert "take more than the 32768 tokens" in error_of(answer)
+    assert "maximum context length is 32768 tokens; the images alone take more" in error_of(answer)
     assert "129 images" in error_of(ask(shared, *[data_url()] * 129))
 
 

@@ -42,9 +42,12 @@ def copy_examples(folder: Path, console: Console | None = None) -> None:
     """Copies the files to a folder; those that are there already, as they are, stay.
 
     Raises:
-        SpecError: a file is there that differs, or nothing can be written. In the first case nothing is.
+        SpecError: the folder is a file, a file is there that differs, or nothing can be written. In the first
+            two cases nothing is.
     """
     console = console or Console()
+    if folder.exists() and not folder.is_dir():
+        raise SpecError("", "is a file; name a folder: triptych examples copy FOLDER", file=folder)
     files = {folder / file: (examples_folder() / file).read_bytes() for file in example_files()}
     try:
         for path, content in files.items():
