@@ -192,6 +192,15 @@ def serve(
             min=0.001, metavar="SECONDS", callback=_finite, help="From a request to the end of its answer."
         ),
     ] = 600.0,
+    worker_timeout: Annotated[
+        float,
+        typer.Option(
+            min=0.001,
+            metavar="SECONDS",
+            callback=_finite,
+            help="A worker that says nothing for so long while it has work is replaced.",
+        ),
+    ] = 300.0,
     allow_image_url: Annotated[
         list[str] | None,
         typer.Option(metavar="HOST", callback=_said, help="Fetch images from this host. May be given again."),
@@ -221,6 +230,7 @@ def serve(
         max_queue=max_queue,
         max_body_mb=max_body_mb,
         request_timeout=request_timeout,
+        patience=server.Patience(silence=worker_timeout),
         image_hosts=tuple(allow_image_url or ()),
         api_key=api_key,
         allow_anyone=allow_anyone,
@@ -234,6 +244,19 @@ def serve(
         profile_batches=profile_batches,
     )
     raise typer.Exit(code)
+
+
+@app.command()
+def recover(
+    record: Annotated[Path, typer.Argument(help="Folder that was given to serve as --record.")],
+) -> None:
+    """Write the run record of a server that was killed, or whose disk was full."""
+    with _needs("recover", "engine"):
+        from triptych.engine.server.recording import recover as recover_record
+    aside = recover_record(record)
+    if aside is not None:
+        typer.echo(f"the record that was here is now {aside}")
+    typer.echo(f"{record} holds what was recorded")
 
 
 @app.command()

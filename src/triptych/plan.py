@@ -14,7 +14,8 @@ from triptych import catalog
 from triptych.cost import IterationCost, MemoryPlan, embedding_transfer_bytes, peak_flops, plan_memory
 from triptych.cost.memory import token_budget
 from triptych.cost.roofline import OperatorTimes
-from triptych.policy import SCHEDULERS, EmbeddingCache, KVCache, Phase, Scheduler
+from triptych.policy import SCHEDULERS, Batch, EmbeddingCache, Image, KVCache, Phase, Request, Scheduler
+from triptych.policy.batch import Chunk
 from triptych.policy.request import DECODE, ENCODE, PREFILL
 from triptych.record import InstanceInfo
 from triptych.spec.base import SpecError
@@ -81,6 +82,23 @@ class PoolPlan:
             return None
         block_bytes = embedding_transfer_bytes(self.model, self.pool, EMBEDDING_BLOCK)
         return EmbeddingCache(int(self.memory.embedding_bytes // block_bytes), EMBEDDING_BLOCK)
+
+    def longest_iteration(self, context: int) -> float:
+        """Seconds that the largest batch takes, as predicted, with images if the pool encodes any.
+
+        Args:
+            context: tokens of the longest request.
+        """
+        spec = self.pool.scheduler
+        tokens = min(token_budget(spec) or context, context)
+        request = Request(0, context, 1)
+        kv = self.memory.kv_blocks * self.pool.block_size
+        patches = spec.max_patches or Scheduler.default_patches
+        encodes = "encode" in self.pool.phases and self.model.vision is not None
+        images = [(request, Image(patches, 1, 0))] if encodes else []
+        chunk = Chunk(request, tokens, context - tokens, True)
+        batch = Batch([chunk], spec.max_batch, kv, images=images, longest_kv=min(context, kv))
+        return self.cost.run(batch)[0]
 
     def describe(self, number: int) -> InstanceInfo:
         """What the run record says of an instance of this pool."""

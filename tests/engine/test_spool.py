@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import random
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,6 +25,7 @@ from triptych.policy import SCHEDULERS, EmbeddingCache, KVCache
 from triptych.record import read_run
 from triptych.record.assemble import request_columns, spans
 from triptych.record.columns import BATCH_ROW
+from triptych.spec.base import SpecError
 from triptych.spec.deployment import Deployment
 
 from .paper import PaperClock, PaperRunner
@@ -54,7 +57,13 @@ def work(record: Path, *, zero: int, policy: str, turns: int, seed: int) -> Spoo
     chance = random.Random(seed)
     kv = KVCache(40, 4, prefix_cache=True)
     scheduler = SCHEDULERS[policy](kv, EmbeddingCache(8, 4), max_batch=4)
-    log = SpooledLog(scheduler, record, zero, {"torch": "2"})
+    log = SpooledLog(
+        scheduler,
+        record,
+        zero,
+        {"torch": "2"},
+        json.dumps(DEPLOYMENT.model_dump(mode="json", exclude_none=True)),
+    )
     runner: Any = PaperRunner(40, 4, seed=seed)
     engine = Engine(runner, scheduler, log=log, clock=PaperClock(seed))
     for turn in range(turns):
@@ -104,18 +113,40 @@ def test_a_frame_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("written", [None, 1])
-def test_a_full_disk_ends_the_file_and_not_the_worker(
+def test_what_a_full_disk_has_no_room_for_is_written_when_there_is_room(
     written: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def full(file: int, data: bytes) -> int:
+    write = os.write
+    full = iter([False] * 10 + [True] * 5 + [False] * 100)
+
+    def sometimes(file: int, data: bytes) -> int:
+        if not next(full):
+            return write(file, data)
         if written is None:
             raise OSError(28, "No space left on device")
-        return written
+        return write(file, data[:written])
+
+    monkeypatch.setattr("triptych.engine.spool.os.write", sometimes)
+    monkeypatch.setattr("triptych.engine.spool._RETRY", 0.0)
+    log = work(tmp_path / "run", zero=5, policy="sarathi", turns=60, seed=1)
+    (file,) = spool_files(tmp_path / "run")
+    found = read_spool(file)
+    assert found is not None
+    assert found.batches.tobytes() == bytes(log.journal.rows)
+    assert len(found.requests) == len(log.output_tokens)
+    assert capsys.readouterr().err.count("No space left on device") == 1
+
+
+def test_a_disk_that_is_full_from_the_start_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(file: int, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("triptych.engine.spool.os.write", full)
-    log = work(tmp_path / "run", zero=0, policy="sarathi", turns=30, seed=1)
-    assert len(log.journal.rows) > 0
-    assert capsys.readouterr().err.count("No space left on device") == 1
+    with pytest.raises(SpecError, match="run: --record: cannot be written: No space left on device"):
+        work(tmp_path / "run", zero=0, policy="sarathi", turns=1, seed=1)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_record_of_two_workers_is_one(tmp_path: Path, plan: PoolPlan) -> None:
@@ -165,7 +196,7 @@ def test_what_is_written_at_each_turn_is_small(tmp_path: Path) -> None:
     turns = 200
     kv = KVCache(200, 4)
     scheduler = SCHEDULERS["sarathi"](kv, max_batch=8, max_tokens=64)
-    log = SpooledLog(scheduler, tmp_path / "run", 0, {})
+    log = SpooledLog(scheduler, tmp_path / "run", 0, {}, "")
     runner: Any = PaperRunner(200, 4)
     engine = Engine(runner, scheduler, log=log, clock=PaperClock())
     sampling = Sampling(max_tokens=turns + 9, temperature=0.0, ignore_eos=True)

@@ -43,10 +43,6 @@ LARGE = 2000
 """Requests of a run that is long enough to tell a leak from a heap that is still filling up."""
 
 
-FEW_KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32", "LRU_CACHE_CAPACITY": "32"}
-"""oneDNN keeps kernels for each number of rows, 0.8 GB of them in the end: a leak would be hidden in it."""
-
-
 class Outages:
     """When there was no worker."""
 
@@ -222,7 +218,7 @@ def test_nothing_hangs_nothing_is_left_and_answers_stay_the_same(tmp_path: Path)
     deployment = declare(config, tmp_path, embedding_cache="32 KB", kv_blocks=160)
     command = ("-m", "tests.server.patient")
     with (
-        served(deployment, command=command, environment=FEW_KERNELS) as server,
+        served(deployment, command=command) as server,
         ThreadPoolExecutor(THREADS) as threads,
     ):
         outages = Outages(server)

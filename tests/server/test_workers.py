@@ -9,10 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
+from triptych.engine.messages import Load, Ready, Round
+from triptych.engine.server.client import Client
 from triptych.engine.server.server import Settings
 from triptych.engine.server.supervisor import Patience
+from triptych.engine.threads import ENVIRONMENT
 
 from .serving import Served, running
 from .wire import assert_clean, events, texts
@@ -77,6 +81,18 @@ def test_a_worker_that_is_killed_from_outside_is_replaced(served: Served) -> Non
     assert served.complete({"say": "fine"}).json()["choices"][0]["text"] == "fine"
 
 
+def test_a_worker_keeps_few_kernels_unless_its_user_says_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)
+    monkeypatch.setenv("LRU_CACHE_CAPACITY", "77")
+    with running(tmp_path) as served:
+        found = psutil.Process(served.events("ready")[-1]["pid"]).environ()
+    assert found["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == ENVIRONMENT["ONEDNN_PRIMITIVE_CACHE_CAPACITY"]
+    assert found["LRU_CACHE_CAPACITY"] == "77"
+    assert found["OMP_WAIT_POLICY"] == "PASSIVE"
+
+
 def test_a_worker_that_hangs_is_replaced(tmp_path: Path) -> None:
     with running(tmp_path, Settings(port=0, patience=Patience(silence=0.3))) as served:
         assert served.complete({"say": "hello", "hang": 2}).json()["choices"][0]["text"] == "hello"
@@ -114,3 +130,35 @@ def test_a_worker_that_cannot_start_ends_the_server(tmp_path: Path, how: str, co
     with running(tmp_path, worker=(how,), ready=False) as served:
         served.wait_until(lambda: served.code is not None)
         assert served.code == code
+
+
+def test_a_worker_that_hangs_is_not_ready_long_before_it_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("triptych.engine.server.client._ITERATION", 0.05)
+    settings = Settings(port=0, patience=Patience(silence=5))
+    with running(tmp_path, settings) as served, ThreadPoolExecutor(1) as threads:
+        hung = threads.submit(served.complete, {"say": "hello", "hang": 2})
+        served.wait_until(lambda: not served.is_ready(), 4.5)
+        assert served.http.get("/ready").json()["status"].startswith("the worker has said nothing for longer")
+        assert served.http.get("/health").status_code == 200
+        assert hung.result().json()["choices"][0]["text"] == "hello"
+        served.wait_until(served.is_ready)
+
+
+def test_an_iteration_may_take_as_long_as_one_has_taken_or_is_predicted_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("triptych.engine.server.client.monotonic", lambda: now)
+    owing = property(lambda self: True)
+    monkeypatch.setattr(Client, "worker_owes", owing)
+    for predicted, took, patience in ((0.0, 0.5, 5.0), (0.0, 4.0, 20.0), (7.0, 4.0, 35.0)):
+        client = Client(None, None, lambda load: None)  # type: ignore[arg-type]
+        client.ready = Ready(1, 100, 10, 16, predicted)
+        now += took
+        client.receive(Round([], Load(*[0] * 11)))
+        now += patience - 0.01
+        assert not client.stalled
+        now += 0.02
+        assert client.stalled

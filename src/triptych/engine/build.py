@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,8 @@ from triptych.record.assemble import lane_log, request_columns, spans, transfers
 from triptych.spec.base import SpecError
 from triptych.spec.deployment import Deployment, Pool
 from triptych.version import __version__
+
+logger = logging.getLogger(__name__)
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """One for each of `servable.FORMATS`."""
@@ -71,10 +75,25 @@ class Instance:
             },
         )
 
+    def close(self) -> None:
+        """Ends the log; to be called once, at the end."""
+        if isinstance(self.engine.log, SpooledLog):
+            self.engine.log.close()
+
     def write_record(self) -> None:
-        """Writes the run folder, if one was asked for."""
-        if self.record is not None:
-            write_run(self.run(), self.record)
+        """Writes the run folder, if one was asked for and any request has come.
+
+        Raises:
+            OSError: it cannot be written.
+            SpecError: likewise.
+        """
+        if self.record is None:
+            return
+        run = self.run()
+        if len(run):
+            write_run(run, self.record)
+        else:
+            logger.info("no request came, so there is no record")
 
 
 def build(
@@ -113,7 +132,10 @@ def build(
         runner.capture(min(pool.scheduler.max_batch, kv.blocks), CUDACapture())
     clock = Clock()
     kernels = {} if fitted is None else asdict(fitted.choice)
-    log = None if record is None else SpooledLog(scheduler, record, clock.zero, _meta(runner, clock, kernels))
+    log = None
+    if record is not None:
+        meta = _meta(runner, clock, kernels)
+        log = SpooledLog(scheduler, record, clock.zero, meta, _as_json(deployment))
     engine = Engine(runner, scheduler, log=log, clock=clock)
     return Instance(engine, plan, deployment, record, kernels)
 
@@ -128,6 +150,10 @@ def _fitted(model: LoadedModel, plan: PoolPlan, pool: Pool, places: int) -> Fitt
         places=places,
         reserved=plan.memory.embedding_bytes + plan.memory.activation_bytes,
     )
+
+
+def _as_json(deployment: Deployment) -> str:
+    return json.dumps(deployment.model_dump(mode="json", exclude_none=True, by_alias=True))
 
 
 def _meta(runner: Runner, clock: Clock, kernels: dict[str, str]) -> dict[str, Any]:

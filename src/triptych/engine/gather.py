@@ -25,22 +25,32 @@ _TIMES = tuple(
 )
 
 
-def gather_record(record: Path, plan: PoolPlan, deployment: Deployment, *, interrupted: bool = False) -> None:
-    """Writes the run folder anew, with what all workers did.
+def gather_record(
+    record: Path,
+    plan: PoolPlan,
+    deployment: Deployment,
+    *,
+    interrupted: bool = False,
+    ended: bool = True,
+) -> None:
+    """Writes the run folder anew, with what all workers did, if any request has come.
 
     Args:
         record: run folder.
         plan: of the pool that was served.
         deployment: as it was served.
         interrupted: whether the server did not end as it was told to.
+        ended: whether the server has ended just now; else when the last thing happened that is recorded.
 
     Raises:
-        SpecError: it cannot be written.
+        OSError: it cannot be written.
+        SpecError: likewise.
     """
     found = [spooled for file in spool_files(record) if (spooled := read_spool(file)) is not None]
-    if found:
+    if any(len(spooled.requests) for spooled in found):
         found.sort(key=lambda spooled: spooled.zero)
-        run = join(found, plan, deployment, end=monotonic_ns(), interrupted=interrupted)
+        end = monotonic_ns() if ended else max(map(_last, found))
+        run = join(found, plan, deployment, end=end, interrupted=interrupted)
         with _kept(record, (TRACE, TABLE, TEXT)):
             write_run(run, record)
 
@@ -101,6 +111,13 @@ def join(
         interrupted=interrupted,
         meta={**workers[0].meta, "wall_seconds": seconds, "worker_restarts": len(workers) - 1},
     )
+
+
+def _last(worker: Spooled) -> int:
+    """When the last thing happened that a worker recorded, by the monotonic clock in nanoseconds."""
+    times = [worker.batches["start"] + worker.batches["first"], *(worker.requests[name] for name in _TIMES)]
+    seconds = np.concatenate(times)
+    return worker.zero + int(1e9 * seconds[np.isfinite(seconds)].max(initial=0.0))
 
 
 @contextmanager

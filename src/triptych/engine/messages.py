@@ -157,6 +157,8 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     """Tokens of prompt and output that one request can have."""
     kv_blocks: int
     block_size: int
+    iteration_seconds: float = 0.0
+    """That the largest batch is predicted to take."""
 
 
 class Round(msgspec.Struct, frozen=True, tag=True):

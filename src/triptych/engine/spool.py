@@ -8,6 +8,7 @@ a worker has done outlives it, however it ends; a frame that was cut off is left
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import re
@@ -15,7 +16,9 @@ import struct
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import msgspec
@@ -26,10 +29,13 @@ from triptych.engine.log import Log
 from triptych.policy import Batch, Request, Scheduler, Status
 from triptych.record.columns import BATCH_ROW, REQUEST_COLUMNS, packed_row, packer
 from triptych.record.recorder import SPAN_ROW
+from triptych.spec.base import SpecError
 
 Table = npt.NDArray[np.void]
 
 _CODES = {status: code for code, status in enumerate(Status)}
+_RETRY = 1.0
+"""Seconds until writing is tried again where it failed."""
 _LENGTH = struct.Struct("<I")
 _KNOWN = ("output_tokens", "status", "generated_tokens", "cached_tokens", "preemptions")
 """Columns that the recorder has only when a request ends: the request itself knows them before."""
@@ -49,6 +55,8 @@ class _Head(msgspec.Struct, frozen=True, array_like=True):
     """Reading of the monotonic clock that is time 0, in nanoseconds."""
     meta: str
     """Of the record, as JSON."""
+    deployment: str
+    """As it is served, as JSON."""
 
 
 class _Frame(msgspec.Struct, frozen=True, array_like=True):
@@ -72,9 +80,15 @@ class SpooledLog(Log):
         record: run folder that the log is of.
         zero: reading of the monotonic clock that is time 0, in nanoseconds.
         meta: of the record.
+        deployment: as it is served, as JSON.
+
+    Raises:
+        SpecError: nothing can be written there.
     """
 
-    def __init__(self, scheduler: Scheduler, record: Path, zero: int, meta: dict[str, Any]) -> None:
+    def __init__(
+        self, scheduler: Scheduler, record: Path, zero: int, meta: dict[str, Any], deployment: str
+    ) -> None:
         super().__init__(scheduler)
         self._scheduler = scheduler
         self._columns = [getattr(self.recorder, name) for name in _RECORDED]
@@ -83,8 +97,17 @@ class SpooledLog(Log):
         """Bytes of rows that have been written."""
         file = record.absolute().with_name(f".{record.absolute().name}.{zero}.spool")
         file.parent.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        self._write(_Head(zero, json.dumps(meta)))
+        self._size = 0
+        """Bytes of whole frames."""
+        self._full_at = -inf
+        """When a frame could not be written; what was in it is part of the next that can."""
+        try:
+            self._file = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._append(_Head(zero, json.dumps(meta), deployment))
+        except OSError as error:
+            file.unlink(missing_ok=True)
+            raise SpecError("--record", f"cannot be written: {error.strerror}", file=record) from None
 
     def arrived(self, request: Request, now: float) -> int:
         self._changed[request] = None
@@ -131,10 +154,18 @@ class SpooledLog(Log):
         super().abort(request, status, now)
         self._changed[request] = None
 
+    def close(self) -> None:
+        """Writes what is not written yet; to be called once, at the end."""
+        self._full_at = -inf
+        self._flush()
+        os.close(self._file)
+
     def _note(self, requests: Iterable[Request]) -> None:
         self._changed.update(dict.fromkeys(requests))
 
     def _flush(self) -> None:
+        if monotonic() < self._full_at + _RETRY:
+            return
         batches, spans = self.journal.rows, self.recorder.spans
         ran = (len(batches) - self._batches) // BATCH_ROW.itemsize
         frame = _Frame(
@@ -143,10 +174,22 @@ class SpooledLog(Log):
             bytes(spans[self._spans :]),
             b"".join(map(self._row, self._changed)),
         )
+        if not (frame.batches or frame.spans or frame.requests):
+            return
+        try:
+            self._append(frame)
+        except OSError as error:
+            if self._full_at == -inf:
+                print(
+                    f"worker: what is recorded would not outlive it: {error.strerror}",
+                    file=sys.stderr,
+                    flush=True,
+                )
+            self._full_at = monotonic()
+            return
+        self._full_at = -inf
         self._batches, self._spans = len(batches), len(spans)
         self._changed.clear()
-        if frame.batches or frame.spans or frame.requests:
-            self._write(frame)
 
     def _row(self, request: Request) -> bytes:
         number, recorder = request.id, self.recorder
@@ -164,22 +207,22 @@ class SpooledLog(Log):
             recorder.token_time[number],
         )
 
-    def _write(self, part: _Head | _Frame) -> None:
-        if self._file < 0:
-            return
+    def _append(self, part: _Head | _Frame) -> None:
+        """Writes a frame, all of it or nothing.
+
+        Raises:
+            OSError: it cannot be written.
+        """
         data = msgspec.msgpack.encode(part)
         frame = _LENGTH.pack(len(data)) + data
         try:
-            if os.write(self._file, frame) < len(frame):  # what came after it would be read amiss
+            if os.write(self._file, frame) < len(frame):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError as error:
-            print(
-                f"worker: what is recorded would not outlive it: {error.strerror}",
-                file=sys.stderr,
-                flush=True,
-            )
-            os.close(self._file)
-            self._file = -1
+        except OSError:
+            os.ftruncate(self._file, self._size)  # what came after a part would be read amiss
+            os.lseek(self._file, self._size, os.SEEK_SET)
+            raise
+        self._size += len(frame)
 
 
 @dataclass(frozen=True)
@@ -210,6 +253,22 @@ def spool_files(record: Path) -> list[Path]:
     record = record.absolute()
     name = re.compile(rf"\.{re.escape(record.name)}\.\d+\.spool")
     return sorted(file for file in record.parent.glob(".*.spool") if name.fullmatch(file.name))
+
+
+def is_being_written(file: Path) -> bool:
+    """Whether the worker that writes a spool still lives."""
+    with file.open("rb") as opened:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def spooled_deployment(file: Path) -> Any:
+    """The deployment that a worker served, as plain data; None: it did not come to writing anything."""
+    first = next(_frames(file.read_bytes()), None)
+    return None if first is None else json.loads(_decode_head(first).deployment)
 
 
 def read_spool(file: Path) -> Spooled | None:

@@ -1,5 +1,13 @@
-"""How the threads of a process that runs a model wait for each other."""
+"""How a process that runs a model uses processor and memory; the settings are read when torch is loaded."""
 
-WAITING = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""They sleep rather than spin: they share the processor with a server at the least, and spinning threads that
-hold up the one they wait for cost many times the work."""
+ENVIRONMENT = {
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32",
+    "LRU_CACHE_CAPACITY": "32",
+}
+"""Threads sleep rather than spin: they share the processor with a server at the least, and spinning threads
+that hold up the one they wait for cost many times the work.
+
+oneDNN, and torch's layer above it (ideep), each keep kernels, by default 1024: one for each kind of layer and
+each number of rows that was ever multiplied, which comes to a gigabyte. A pass needs those of its own number
+of rows alone, and kinds of layers are fewer than 32."""

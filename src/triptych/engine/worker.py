@@ -79,7 +79,8 @@ def work(
     engine = instance.engine
     compute = engine.compute if tracer is None else tracer.compute
     scheduler = engine.scheduler
-    ready = Ready(os.getpid(), engine.admission.max_context, scheduler.kv.blocks, scheduler.kv.block_size)
+    kv, context = scheduler.kv, engine.admission.max_context
+    ready = Ready(os.getpid(), context, kv.blocks, kv.block_size, instance.plan.longest_iteration(context))
     send(encode(ready))
     while not inbox.closed:
         was_busy = engine.busy
@@ -127,7 +128,13 @@ def main(arguments: list[str] | None = None) -> int:
     if options.profile_batches:
         tracer = Tracer(instance.engine, instance.plan, options.profile_batches)
     work(instance, inbox, push.send, tracer)
-    instance.write_record()
+    try:
+        instance.write_record()
+    except (OSError, SpecError) as error:
+        print(f"triptych: the worker could not write the record: {error}", file=sys.stderr)
+        return 1
+    finally:
+        instance.close()
     if tracer is not None:
         tracer.write(options.record)
     push.close(linger=1000)

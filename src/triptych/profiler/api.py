@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from triptych import catalog
 from triptych.engine.servable import cuda_may_be_here
-from triptych.engine.threads import WAITING
+from triptych.engine.threads import ENVIRONMENT
 from triptych.profiler.assemble import Check, checks, profile, splits
 from triptych.profiler.job import Job
 from triptych.profiler.journal import Journal
@@ -185,7 +185,7 @@ def _process(job: Job, log: Path) -> Iterator[Iterator[dict[str, Any]]]:
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
-            env=WAITING | os.environ,
+            env=ENVIRONMENT | os.environ,
             start_new_session=True,  # Ctrl-C reaches this process alone, which ends the other
         )
     assert process.stdin is not None and process.stdout is not None

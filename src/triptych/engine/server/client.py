@@ -36,6 +36,10 @@ from triptych.engine.server.pool import Pool
 
 logger = logging.getLogger("triptych.server")
 
+_STALLED = 5
+"""Times an iteration after which a worker seems to hang."""
+_ITERATION = 1.0
+"""Seconds that any iteration may take: others use the processor too."""
 MAX_LOSSES = 3
 """Workers that may die over a request; it may be what kills them."""
 
@@ -117,6 +121,8 @@ class Client:
         self._resubmission: asyncio.Task[None] | None = None
         self.ready: Ready | None = None
         """What the last worker said of itself; None: there was none yet."""
+        self._longest = 0.0
+        """Seconds between two signs of life of a worker that had work."""
         self.moved = monotonic()
         """When the worker last gave a sign of life, or was given something to do after it had nothing."""
 
@@ -129,6 +135,18 @@ class Client:
     def under_way(self) -> int:
         """Answers that are not complete."""
         return len(self._sequences)
+
+    @property
+    def stalled(self) -> bool:
+        """Whether the worker has said nothing for longer than an iteration may take.
+
+        That is a few times what the largest batch is predicted to take, or the longest iteration has taken.
+        """
+        ready = self.ready
+        if ready is None or not self.worker_owes:
+            return False
+        longest = max(_ITERATION, ready.iteration_seconds, self._longest)
+        return monotonic() - self.moved > _STALLED * longest
 
     @property
     def worker_owes(self) -> bool:
@@ -196,7 +214,10 @@ class Client:
 
     def receive(self, message: Round) -> None:
         """Hands on what an iteration gave."""
-        self.moved = monotonic()
+        now = monotonic()
+        if self.worker_owes:
+            self._longest = max(self._longest, now - self.moved)
+        self.moved = now
         self._on_load(message.load)
         for output in message.outputs:
             sequence = self._sequences.get(output.id)

@@ -82,6 +82,8 @@ class Front:
             return "the model is being loaded"
         if not self.client.connected:
             return "the worker is being restarted"
+        if self.client.stalled:
+            return "the worker has said nothing for longer than an iteration takes"
         return None
 
     def check_loaded(self) -> int:

@@ -7,21 +7,19 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
-from triptych.engine.gather import gather_record
 from triptych.engine.servable import check_device, only_pool
 from triptych.engine.server.prompts import Images, Vocabulary
+from triptych.engine.server.recording import Recording
 from triptych.engine.server.server import KILLED, Server, Settings
-from triptych.engine.spool import spool_files
+from triptych.engine.server.supervisor import Patience
 from triptych.plan import plan_pools, rooted
-from triptych.record.folder import check_target
 from triptych.spec.base import SpecError
 from triptych.spec.deployment import Deployment
 
-__all__ = ["Settings", "serve"]
+__all__ = ["Patience", "Settings", "serve"]
 
 _LONGEST_FOLDER = 60
 """Characters: the path of a socket has 107 at the most."""
@@ -61,9 +59,8 @@ def serve(
     name, _ = only_pool(declared, deployment)
     plan = plan_pools(declared, deployment)[0]
     check_device(plan.device.name, field=f"pools.{name}.device", file=deployment)
-    if record is not None:
-        check_target(record)
-    elif profile_batches:
+    recording = Recording(record)
+    if record is None and profile_batches:
         raise SpecError("--profile-batches", "joins the run record; add --record FOLDER")
 
     def load() -> tuple[Vocabulary, Images | None]:
@@ -86,26 +83,17 @@ def serve(
         if profile_batches:
             command += ["--profile-batches", str(profile_batches)]
         server = Server(settings or Settings(), names, load, command, directory)
-        with _spooled(record), asyncio.Runner(loop_factory=server.loop_factory) as runner:
+        with recording.held(), asyncio.Runner(loop_factory=server.loop_factory) as runner:
             code = runner.run(server.run())
-            if record is not None and server.supervisor.deaths and code != KILLED:
-                gather_record(record, plan, declared, interrupted=code != 0)
+            if code == KILLED:
+                recording.leave()
+            elif not recording.finish(
+                plan, declared, gather=server.supervisor.deaths > 0, interrupted=code != 0
+            ):
+                code = code or 1
     if code == KILLED:
         os._exit(code)  # at once: threads in the midst of loading or of an image would hold up the end
     return code
-
-
-@contextmanager
-def _spooled(record: Path | None) -> Iterator[None]:
-    """Clears away what workers of this run folder leave beside it, and what earlier ones have left."""
-
-    def clear() -> None:
-        for file in [] if record is None else spool_files(record):
-            file.unlink(missing_ok=True)
-
-    clear()
-    yield
-    clear()  # not where gathering fails: they are then all that there is
 
 
 def _folder() -> str | None:

@@ -20,7 +20,7 @@ from triptych.engine.messages import Ready, Shutdown, encode
 from triptych.engine.server.client import Client
 from triptych.engine.server.link import Link
 from triptych.engine.server.metrics import Metrics
-from triptych.engine.threads import WAITING
+from triptych.engine.threads import ENVIRONMENT
 
 logger = logging.getLogger("triptych.server")
 
@@ -146,7 +146,7 @@ class Supervisor:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=sys.stderr.fileno(),
             start_new_session=True,  # Ctrl-C reaches this server alone, which decides what becomes of it
-            env=WAITING | os.environ,
+            env=ENVIRONMENT | os.environ,
         )
         self._process, self._link = process, link
         tasks = [asyncio.create_task(self._read(link)), asyncio.create_task(self._watch(process))]
