@@ -52,7 +52,7 @@ class Task:
     """What a client is to do."""
 
     url: str
-    """Of the server, without `/v1`."""
+    """URL of the server, without `/v1`."""
     tokenizer: Path
     requests: int
     out: Path

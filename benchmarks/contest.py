@@ -40,7 +40,7 @@ _PAUSE = 0.3
 _ENGINE_BYTES = 3e9
 """That an engine takes beside the model: its libraries and KV."""
 _COPIES = 4
-"""Of a checkpoint that it may hold while it loads: converted, and packed."""
+"""Copies of a checkpoint that it may hold while it loads: converted, and packed."""
 _WARM_UP = 4
 """Prompts of the job that one does unmeasured after it was started."""
 

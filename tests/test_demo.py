@@ -88,7 +88,7 @@ def test_without_the_model_no_question_is_asked_and_that_is_said(
 def test_an_answer_is_printed_as_it_streams(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of a model with random weights in place of the checkpoint that is made of the package's file."""
+    """The model has random weights in place of the checkpoint that is made of the package's file."""
     monkeypatch.chdir(tmp_path)
     ask = load("ask", monkeypatch)
     monkeypatch.setattr(ask, "find_spec", lambda name: True)

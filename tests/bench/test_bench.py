@@ -60,7 +60,7 @@ class TestMetrics:
         assert latency["ttft"].mean >= 0.1
 
     def test_tokens_without_text_took_their_time(self) -> None:
-        """Of 9 tokens the first alone has text: when the others came is not seen, when all had come is."""
+        """The first of 9 tokens alone has text: when the others came is not seen, when all had come is."""
         with serving(first=0.02, gap=0.02, texts=1) as fake:
             run = bench(workload(output={"kind": "fixed", "tokens": 9}), fake.url)
         latency = summarise(run).latency

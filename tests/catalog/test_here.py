@@ -20,7 +20,7 @@ FOUND = {"fp32": 123.4e9, "bandwidth": 45.6e9, "waited": 0.01}
 
 
 class Probe:
-    """Stands for the measuring program: says what it is told to, and counts how often it ran."""
+    """Stands for the measuring program: prints what it was given, and counts how often it ran."""
 
     def __init__(self) -> None:
         self.found: dict[str, float] = dict(FOUND)

@@ -17,7 +17,7 @@ from triptych.engine.definition import Scoring, attend_by_definition
 from triptych.engine.kernels.candidates import DECODES, attention
 
 KERNELS = [None, *product(["flash", "blocks of 64", "blocks of 128"], DECODES)]
-"""Of prompts and of single tokens; None: as devices without a choice attend."""
+"""Kernels of prompts and of single tokens; None: as devices without a choice attend."""
 
 
 class Layer(nn.Module):

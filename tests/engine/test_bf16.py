@@ -28,12 +28,12 @@ TOLERANCE = {
 """By the format of the products, and whether flash attends, which alone has scores in float32 over KV in
 bfloat16: times the error of transformers in bfloat16, both as root mean squares against float32."""
 KERNELS = [("flash", "flash"), ("blocks of 64", "embedding bags"), ("blocks of 64 in fp32", "products")]
-"""Of prompts and of single tokens."""
+"""Kernels of prompts and of single tokens."""
 PROMPT = 40
 
 
 def logits(model: LoadedModel, tokens: list[int], attention: Attention | None) -> torch.Tensor:
-    """Of the last token, by the engine: a prompt in two chunks, and a decode."""
+    """Logits of the last token, by the engine: a prompt in two chunks, and a decode."""
     runner = Runner(model, blocks=8, block_size=16, attention=attention)
     sequence = Sequence("", Request(0, len(tokens), 1), tokens, Sampling(max_tokens=1), pages=list(range(8)))
     runner.logits([Work(sequence, 0, 24, False)])

@@ -27,7 +27,7 @@ from triptych.policy import SCHEDULERS, EmbeddingCache, KVCache
 from . import more, tiny
 
 KERNELS = (("flash", "flash"), ("blocks of 128", "products"), ("blocks of 64", "embedding bags"))
-"""Of prompts and of single tokens."""
+"""Kernels of prompts and of single tokens."""
 POLICIES = ("static", "orca", "vllm", "sarathi", "unified")
 LONGEST = 20
 """Output tokens of the reference."""
@@ -120,7 +120,7 @@ class Plan:
     requests: list[tuple[int, int]]
     """Prompt and output tokens."""
     seed: int
-    """Of arrivals and, on the CPU, of the choice of kernels."""
+    """Seed of arrivals and, on the CPU, of the choice of kernels."""
 
 
 @st.composite

@@ -170,7 +170,7 @@ def test_the_record_of_two_workers_is_one(tmp_path: Path, plan: PoolPlan) -> Non
     stays = run.spans.columns["leave"] - run.spans.columns["join"]
     of_decodes = np.bincount(run.spans.columns["request"], stays, len(run))
     assert (of_decodes <= generated).all()  # the first token of each admission comes from prefill
-    gone = (run.column("status") == "aborted").sum()  # the last token of each may be nobody's
+    gone = (run.column("status") == "aborted").sum()  # the last token of each may not count
     assert 0 <= (lane["decodes"] * lane["iterations"]).sum() - of_decodes.sum() <= gone
     assert np.isfinite(run.token_gaps.percentiles([0.5])[0]).any()
 

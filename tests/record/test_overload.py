@@ -348,7 +348,7 @@ KINDS = (
     "batch uneven",
 )
 WORLDS = 10
-"""Of each kind."""
+"""Worlds of each kind."""
 
 
 @pytest.mark.parametrize("declared", [None, 1.0], ids=["rate as it came", "rate declared"])

@@ -1,4 +1,4 @@
-"""What a client never sends, never ends or never reads holds up nobody, and is ended."""
+"""What a client never sends, never ends or never reads holds up no other, and is ended."""
 
 from __future__ import annotations
 

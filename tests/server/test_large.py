@@ -1,4 +1,4 @@
-"""Large requests hold up nobody: they are dealt with elsewhere, and what cannot be served is told early."""
+"""Large requests hold up no others: they are read elsewhere, and what cannot be served is refused early."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_more_messages_than_tokens_are_not_even_rendered(shared: Served) -> None
 
 
 def test_other_threads_run_while_a_long_text_is_tokenised() -> None:
-    """Of which nothing is known beforehand, or it would not be."""
+    """The text is such that its length is not known beforehand, or it would not be tokenised."""
     tokenizer = byte_tokenizer()
     tokenizer.backend_tokenizer.normalizer = normalizers.NFKC()
     vocabulary = Vocabulary(tokenizer)

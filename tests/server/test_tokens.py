@@ -1,4 +1,4 @@
-"""What clients ask beside answers: tokens, the version, and tools that the model is only told of."""
+"""What clients ask beside answers: tokens, the version, and tools that only the prompt lists."""
 
 from __future__ import annotations
 

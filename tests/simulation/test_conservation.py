@@ -209,7 +209,7 @@ def tokens_add_up(outcome: Outcome) -> None:
     prefilled, decoded = outcome.logged("prefill_tokens"), outcome.logged("decodes")
     found = sum(ledger.found for ledger in ledgers)
     assert prefilled + decoded + found == sum(ledger.given_up for ledger in ledgers)
-    # The batch that runs when a client gives up may compute one more token, which is nobody's.
+    # The batch that runs when a client gives up may compute one more token, which does not count.
     gone = gave_up(requests)
     assert 0 <= outcome.logged("sampled") - requests["generated_tokens"].sum() <= gone.sum()
     assert 0 <= decoded - (spans["leave"] - spans["join"]).sum() <= gone.sum()

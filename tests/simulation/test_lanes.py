@@ -156,7 +156,7 @@ def test_who_is_due_while_as_many_as_may_be_are_in_flight_comes_when_one_ends(ju
 
 
 def test_who_gives_up_goes_at_the_boundary(jump: bool) -> None:
-    """Patience ends at 3.5, and so does the request; the token that is computed until 4 is nobody's."""
+    """Patience ends at 3.5, and so does the request; the token that is computed until 4 does not count."""
     made = stubs.simulator(
         stubs.requests([0.0, 0.0], 4, [10, 10], patience=[3.5, inf]), ONE_SECOND, jump=jump
     )

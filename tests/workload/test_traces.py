@@ -254,7 +254,7 @@ class TestText:
             self.read(kind, file(f"{first}\n\n{rest}"))
 
     def test_no_more_is_read_than_is_wanted(self, kind: str, file: Path_) -> None:
-        """Of a long file whose end is broken."""
+        """The file is long, and its end is broken."""
         text, _ = texts()[kind]
         *head, last = text.splitlines()
         long = "\n".join([*head, *[last] * 5000, "broken"])

@@ -21,7 +21,7 @@ from triptych.spec.paths import cache_folder
 CPU = "CPU"
 """As a device: the processor at hand."""
 _VERSION = 1
-"""Of how it is measured: another one makes what was kept stale."""
+"""Version of the way it is measured: another one makes what was kept stale."""
 _PATIENCE = 60.0
 """Seconds after which the measurement is taken to hang."""
 _BUSY = 0.1

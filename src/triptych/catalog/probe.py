@@ -21,9 +21,9 @@ import numpy as np
 _SECONDS = 0.4
 """For each figure."""
 _SIDE = 768
-"""Of the square matrices that are multiplied: large enough for full speed, a few milliseconds at the most."""
+"""Side of the square matrices that are multiplied: full speed, within a few milliseconds."""
 _SLABS, _ROWS, _COLUMNS = 4, 1 << 12, 1 << 12
-"""Of the matrix that is read, a slab of 64 MiB at a time: all of it is more than most caches hold."""
+"""Shape of the matrix that is read, a slab of 64 MiB at a time: the whole exceeds most caches."""
 
 
 def best(action: Callable[[], object]) -> float:

@@ -32,7 +32,7 @@ class MemoryPlan:
     """Cache of image embeddings; every device of an instance holds it."""
     kv_bytes_per_block: float
     kv_blocks: int
-    """Of one lane: a data rank, or a lane of a pipeline, unless the policy lets those share: then of all."""
+    """KV blocks of one lane (data rank or lane of a pipeline), or of all where the policy lets them share."""
 
 
 def plan_memory(

@@ -133,7 +133,7 @@ class Attention(Protocol):
 
 
 class Parts(list[Stretches | None]):
-    """Of each single token whose keys lie in a few stretches, these; None: side by side, or gathered."""
+    """The stretches of keys of each single token, where they are few; None: side by side, or gathered."""
 
     def to(self, device: torch.device) -> Parts:
         """The same: they are read by the host."""

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 MAX_PIXELS = 64_000_000
-"""Of a file as it is, before it is made smaller: a small file may unpack to gigabytes."""
+"""Most pixels of a file before it is resized: a small file may unpack to gigabytes."""
 Image.MAX_IMAGE_PIXELS = None  # the limit is ours, and comes with a line that says what is wrong
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 _TURNS = {

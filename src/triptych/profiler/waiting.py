@@ -13,7 +13,7 @@ from pathlib import Path
 
 _PROCESSES = Path("/proc")
 _MOST = 0.95
-"""Of a thread's time, that it is taken to wait at the most."""
+"""Largest share of a thread's time that it is taken to wait."""
 
 Waits = Mapping[str, float]
 """Seconds that each thread waited so far, by its number."""
@@ -48,7 +48,7 @@ def held_up(before: Waits, after: Waits, seconds: float) -> float:
 
 
 def busiest_child(process: int) -> int | None:
-    """Of the processes that a process has started, and those in turn, the one with most CPU time."""
+    """The descendant of a process that has used most CPU time; None: it has none."""
     children = {child: _cpu_ticks(child) for child in _descendants(process)}
     return max(children, key=lambda child: children[child], default=None)
 
@@ -63,7 +63,7 @@ def _descendants(process: int) -> Iterator[int]:
 
 
 def _cpu_ticks(process: int) -> int:
-    """Of user and system (proc(5)); the name before them may hold anything."""
+    """Ticks of user and system time (proc(5)); the name before them may hold anything."""
     with suppress(OSError, IndexError, ValueError):
         fields = (_PROCESSES / str(process) / "stat").read_text().rpartition(")")[2].split()
         return int(fields[11]) + int(fields[12])

@@ -31,7 +31,7 @@ class InstanceInfo:
     lanes: int
     """Independent streams of batches: data ranks x pipeline lanes."""
     kv_blocks: int
-    """Of one lane, or of all if they share them; 0 if there are none."""
+    """KV blocks of one lane, or of all lanes if they share them; 0: the instance keeps no KV."""
     block_size: int
     """Tokens in a KV block."""
     peak_flops: float

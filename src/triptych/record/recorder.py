@@ -95,7 +95,7 @@ class Recorder:
         self.transfers += _pack_transfer(request.id, kv, source, target, start, end, size)
 
     def gave_up(self, request: Request, status: Status, generated: int, now: float) -> None:
-        """Notes that a client waits no longer: what becomes of its request from now on is nobody's."""
+        """Notes that a client waits no longer: what becomes of its request from now on does not count."""
         self._end(request, status, generated, now)
 
     def has_ended(self, request: Request) -> bool:

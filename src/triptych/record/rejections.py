@@ -16,7 +16,7 @@ def rejections(run: Run) -> dict[str, int]:
     """How many were rejected for which reason, without reasons that there were not.
 
     Where it is not known how far the model's context reaches, or which memory there was, what they do not
-    explain is `OTHER`: a client is told by the server, and its record has the server's words.
+    explain is `OTHER`: the server tells its client why, and the client's record has the server's words.
     """
     requests = run.requests
     rejected = (requests["status"] == REJECTED) & ~np.isnan(requests["arrival"])

@@ -34,14 +34,14 @@ _LUMP = 2.0
 _MOMENT = 1e-9
 """Seconds: what takes less takes no time."""
 _FEWEST_PARTS = 8
-"""Of a time, between departures: fewer tell no standard error."""
+"""Parts of a time, between departures, below which there is no standard error."""
 _MOST_PARTS = 256
 """Instances that are looked at one by one."""
 _DRAIN_SHARE = 0.02
-"""Of the time that the queue was not empty: what working it off must take. A load of 1.02 leaves so much, and
-no model of batch times tells a smaller one from 1."""
+"""Share of the time that the queue was not empty which working it off must take. A load of 1.02 leaves so
+much, and no model of batch times tells a smaller one from 1."""
 _GROWN_SHARE = 0.5
-"""Of the growth that the rates let expect: a queue that was long and does not grow is no overload."""
+"""Share of the growth that the rates let expect: a queue that was long and does not grow is no overload."""
 _UNSEEN = 1.5
 """Factor on the standard error where waiting cannot be told from being served: a queue that seems never empty
 may have servers to spare."""
@@ -83,7 +83,7 @@ class Queue:
 
     @cached_property
     def instances(self) -> int:
-        """At which somebody waited."""
+        """Number of instances at which a request waited."""
         places = np.unique(self.place[~np.isnan(self.ready)])
         return max(int((places >= 0).sum()), 1)
 
@@ -164,12 +164,12 @@ def saturation(queue: Queue, begin: float, end: float, *, rate: float | None = N
 
 
 class _Rate(NamedTuple):
-    """Of things that happen one after the other."""
+    """Rate of things that happen one after the other."""
 
     value: float
     """1/s."""
     variance: float
-    """Of the value, 1/s^2."""
+    """Variance of the value, 1/s^2."""
     at_once: float = 1.0
     """How many happen at the same time, on average."""
 
@@ -214,7 +214,7 @@ class _Waiting:
 
 
 def _served(parts: Sequence[tuple[Queue, _Waiting]], edges: Floats, times: float) -> _Rate | None:
-    """How many requests' worth of service was done a second while somebody waited; None: none.
+    """How many requests' worth of service was done a second while a request waited; None: none.
 
     Service is taken to go on evenly from a request's leaving the queue to its end. Departures alone come in
     lumps, as irregular as the arrivals that they once were, and would tell it of a much longer time only.

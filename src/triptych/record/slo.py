@@ -100,7 +100,7 @@ def _against(
 
 
 def _interval(run: Run, metric: str, statistic: str) -> tuple[float | None, float | None] | None:
-    """Of what is held to the bound, if the run was predicted with one."""
+    """90% interval of the statistic that the bound names, s; None: the run was predicted without one."""
     ends = run.meta.get("interval", {}).get("slo", {}).get(f"{metric}.{statistic}")
     return None if ends is None else (ends[0], ends[1])
 
@@ -118,7 +118,7 @@ class _Sample:
     values: Floats
     counts: Ints
     lost: int
-    """Of failed requests: beyond any bound."""
+    """How many values belong to failed requests: they lie beyond any bound."""
     unknown: int
     """A client could not see them."""
 

@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self
 
 Verdict = Literal["met", "missed", "uncertain", "no request"]
-"""Of a bound. Uncertain: what is known of the run allows both. No request: the metric applies to none."""
+"""Verdict on a bound. Uncertain: what is known of the run allows both. No request: the metric applies to
+none."""
 
 SURE = 0.99
 """Probability of overload from which on it is taken for a fact."""
@@ -82,7 +83,7 @@ class Throughput:
     goodput: float | None
     """Requests/s that finished within all bounds of the SLO (DistServe); None without an SLO."""
     goodput_share: float | None
-    """Of the requests that finished or failed: the share that finished within all bounds."""
+    """Share of the requests that finished or failed which finished within all bounds."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class SloResult:
     value: float | None
     """Seconds; None if the metric applies to no request, or so many failed that it is infinite."""
     share: float | None
-    """Of the requests that the metric applies to, for ITL of their gaps: those within the bound. Failed
+    """Share of the requests that the metric applies to (for ITL, of their gaps) within the bound. Failed
     requests are not."""
     grows: bool
     """The value tells how long the trace is: a wait that grew as long as requests came is part of it."""

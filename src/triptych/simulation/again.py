@@ -31,7 +31,7 @@ class Case:
     jump: bool
     slo: Sequence[Bound]
     meta: Mapping[str, Any]
-    """Of the first run."""
+    """Metadata of the first run."""
     horizon: float
     """Virtual seconds of the first run."""
 

@@ -316,7 +316,7 @@ class Simulator:
         self._count(now)
 
     def drop(self, request: Request, status: Status, now: float) -> None:
-        """Drops a request that nobody waits for any more, as soon as what works on it allows."""
+        """Drops a request whose client waits no longer, as soon as what works on it allows."""
         if request.status.ended:
             return
         if request.status is TRANSFERRING:

@@ -143,7 +143,7 @@ class _Measured:
     requests: Requests
     runs: list[Run] = field(default_factory=list)
     waits: list[tuple[Waits, Waits]] = field(default_factory=list)
-    """Of the server's worker, before and after each run."""
+    """Waits of the server's worker, before and after each run."""
 
     @property
     def name(self) -> str:

@@ -26,7 +26,7 @@ class Dialect:
 
     format: str
     unit: str
-    """Of the timestamps."""
+    """Name of the timestamps' unit."""
     seconds: float
     """In one of them."""
     id_tokens: int

@@ -250,7 +250,7 @@ def _within(counts: Ints) -> Ints:
 
 
 def _rows(indices: npt.NDArray[Any], counts: Ints, weights: Ints | None) -> _Rows:
-    """Of indices one bag after the other, so many in each."""
+    """Rows from the indices of all bags in order and the number of indices in each."""
     offsets = np.concatenate([[0], np.cumsum(counts)])
     narrow = max(int(indices.max()), int(offsets[-1])) < 2**31
     kind = np.int32 if narrow else np.int64

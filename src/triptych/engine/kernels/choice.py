@@ -29,7 +29,7 @@ Timings = Mapping[str, Sequence[float] | None]
 _TIE = 1.03
 """Times the seconds of the fastest within which a candidate that is preferred is taken."""
 _REVISION = 1
-"""Of candidates and trial: what was found with others counts no more."""
+"""Revision of candidates and trial: choices found under another one are stale."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +85,13 @@ class Trial(Protocol):
         """Whether what was measured so far can be trusted: runs of one candidate took alike."""
 
     def products(self) -> Timings:
-        """Of linear layers, by number format."""
+        """Timings of linear layers, by number format."""
 
     def prompts(self, products: str) -> Timings:
-        """Of attention of prompts, whose queries come in this format."""
+        """Timings of attention of prompts whose queries come in this format."""
 
     def decodes(self, products: str) -> Timings:
-        """Likewise of single tokens."""
+        """Timings of attention of single tokens whose queries come in this format."""
 
 
 def fastest(timings: Timings) -> str:

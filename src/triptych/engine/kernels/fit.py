@@ -23,7 +23,7 @@ _BATCH, _CHUNK, _CONTEXT = 16, 512, 512
 """The most that is tried: beyond, the order of candidates stays, and small differences between deployments
 make no other choice."""
 _SHARE = 0.8
-"""Of the free memory, that wider formats may fill together with all else."""
+"""Share of the free memory that wider formats may fill together with all else."""
 _WIDTHS = 4
 """Shapes of linear layers that are tried, the largest."""
 

@@ -23,7 +23,7 @@ from triptych.engine.kernels.linear import PackedLinear
 _COLD = 1 << 24
 """Numbers of weights, or of KV, that are cycled through."""
 _ROUNDS, _MOST = 3, 30
-"""Of a race: at the least, and as long as runs of a candidate are not alike."""
+"""Rounds of a race: at least, and at most while runs of a candidate differ."""
 _SECONDS = 0.3
 """After which a race ends in any case, once it has had the least."""
 _ALIKE = 1.2

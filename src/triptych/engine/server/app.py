@@ -18,7 +18,7 @@ from triptych.engine.server.front import Front
 from triptych.version import __version__
 
 _CLIENT_GONE = 499
-"""As nginx has it; nobody reads it."""
+"""The status that nginx logs for it; no client reads it."""
 
 
 def make_app(front: Front) -> FastAPI:

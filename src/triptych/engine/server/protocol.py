@@ -193,7 +193,7 @@ class Message(msgspec.Struct, frozen=True):
     """Of who speaks, for chat templates that know it."""
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
-    """Of the call that a message of a tool answers."""
+    """Id of the call that a message of a tool answers."""
 
 
 class ChatRequest(Options, kw_only=True):

@@ -72,7 +72,7 @@ class Server:
         directory: private, for sockets.
 
     Raises:
-        SpecError: the port cannot be had, or would be open to anyone though nobody said so.
+        SpecError: the port cannot be had, or would be open to anyone without `--allow-anyone`.
     """
 
     def __init__(

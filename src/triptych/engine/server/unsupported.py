@@ -103,7 +103,7 @@ class Unsupported(msgspec.Struct, kw_only=True):
         """
         for name in Unsupported.__struct_fields__:
             if name == "tools" and self.tool_choice == "none":
-                continue  # the model is told of tools and may not call any: there is nothing to parse
+                continue  # the prompt lists tools that the model may not call: there is nothing to parse
             if _asks(name, getattr(self, name)):
                 mend = _MEND.get(name, "remove it")
                 raise invalid(f"{name} is not supported; {mend}", name, "unsupported_parameter")

@@ -189,7 +189,7 @@ class Scheduler(LifeCycle, ABC):
         return lane.in_flight is not None and request in lane.decodes.members
 
     def _others_wait(self) -> bool:
-        """Whether other lanes have decodes that memory was too short for: nobody is admitted before them."""
+        """Whether other lanes have decodes that memory was too short for, which come before new requests."""
         for lane in self.lanes:
             if lane is not self and lane.in_flight is None and lane.decodes.members:
                 return True
