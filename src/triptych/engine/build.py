@@ -22,6 +22,7 @@ from triptych.engine.log import Log
 from triptych.engine.runner import Runner
 from triptych.engine.servable import on_cpu, only_pool
 from triptych.engine.spool import SpooledLog
+from triptych.engine.threads import KERNEL_BYTES
 from triptych.plan import PoolPlan, plan_pools
 from triptych.record import Run, write_run
 from triptych.record.assemble import lane_log, request_columns, spans, transfers
@@ -186,7 +187,7 @@ def _check_memory(plan: PoolPlan, device: str, wider: float, path: str, file: st
     `wider` is how many times the planned bytes KV takes in the format that it is kept in.
     """
     wanted = plan.memory.kv_blocks * plan.memory.kv_bytes_per_block * wider + plan.memory.embedding_bytes
-    free = _free_bytes(device)
+    free = _free_bytes(device) - (KERNEL_BYTES if device == "cpu" else 0)
     if wanted > free:
         problem = (
             f"KV and image embeddings take {wanted / 1e9:.1f} GB and {free / 1e9:.1f} GB are free here; "

@@ -10,4 +10,7 @@ that hold up the one they wait for cost many times the work.
 
 oneDNN, and torch's layer above it (ideep), each keep kernels, by default 1024: one for each kind of layer and
 each number of rows that was ever multiplied, which comes to a gigabyte. A pass needs those of its own number
-of rows alone, and kinds of layers are fewer than 32."""
+of rows alone, and kinds of layers are fewer than 32. On an AMD EPYC with AVX-512, 399 numbers of rows in four
+shapes of OPT-125M (fp32) took 1,870 MB with 1024 kernels, 121 with 32 and 35 with 8, and no less time."""
+KERNEL_BYTES = 150e6
+"""That they take at these capacities: 121 MB at the most in that measurement."""
