@@ -117,10 +117,11 @@ def build(
     model = load(deployment.model, dtype=dtype, device=device, seed=seed, file=file)
     scheduler = plan.scheduler()
     kv = scheduler.kv
-    fitted = _fitted(model, plan, pool, kv.blocks * kv.block_size) if device == "cpu" else None
-    _check_memory(
-        plan, device, 1.0 if fitted is None else fitted.kv.itemsize / dtype.itemsize, f"pools.{name}", file
-    )
+    _check_memory(plan, device, 1.0, f"pools.{name}", file)
+    fitted = None
+    if device == "cpu":
+        fitted = _fitted(model, plan, pool, kv.blocks * kv.block_size)
+        _check_memory(plan, device, fitted.kv.itemsize / dtype.itemsize, f"pools.{name}", file)
     runner = Runner(
         model,
         blocks=kv.blocks,
