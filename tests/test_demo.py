@@ -13,7 +13,6 @@ from tests.engine.tiny import config_file
 
 from triptych.profiles import Profile, library, write_profile
 from triptych.spec.deployment import Deployment
-from triptych.validation import profiling
 from triptych.validation.server import Interrupted
 from triptych.validation.watch import GoOn
 
@@ -56,7 +55,7 @@ def test_both_predictions_rest_on_the_same(
     if known:
         measure("", lambda *so_far: True, max_context=512, minutes=0.3)
     monkeypatch.setattr(demo, "measure_now", measure)
-    monkeypatch.setattr(profiling, "is_this", lambda clocks, versions: True)
+    monkeypatch.setattr(here, "is_this", lambda clocks, versions: True)
     rests: list[Deployment] = []
 
     def validate(*words: Any, ensure_profile: Any, **more: Any) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from tests.engine.tiny import config_file
 
-from triptych.profiler import machine
 from triptych.profiler.progress import Advance
 from triptych.profiler.text import measure_text
+from triptych.profiles import machine
 
 
 @pytest.mark.parametrize(

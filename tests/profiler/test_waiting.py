@@ -26,6 +26,13 @@ def test_a_process_is_held_up_while_its_threads_are(after: dict[str, float], sha
     assert held_up({}, after, 0.0) == 0.0
 
 
+def test_threads_that_wait_for_each_other_on_a_machine_of_their_own_are_not_held_up_by_others() -> None:
+    before, after = {"1": 5.0, "2": 3.0}, {"1": 5.3, "2": 3.4}
+    assert held_up(before, after, 1.0, others=0.0) == 0.0
+    assert held_up(before, after, 1.0, others=0.1) == pytest.approx(0.1)
+    assert held_up(before, after, 1.0, others=1.0) == held_up(before, after, 1.0) > 0.4
+
+
 def test_threads_and_children_are_read_as_linux_shows_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

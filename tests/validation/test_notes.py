@@ -9,10 +9,10 @@ import pytest
 from tests.record.build import NEVER, run
 
 from triptych.catalog.machine import cores
+from triptych.profiler import others
+from triptych.profiler.others import Others
 from triptych.record import Run
 from triptych.report.compare import compare
-from triptych.validation import busy
-from triptych.validation.busy import Others
 from triptych.validation.notes import kernel_notes, left_notes, machine_notes, run_notes
 
 ROW = {"arrival": 0, "first_token": 1, "end": 2, "generated_tokens": 2, "prompt_tokens": 100}
@@ -83,18 +83,18 @@ class TestOthers:
 
     def test_what_this_process_does_is_not_of_others(self, monkeypatch: pytest.MonkeyPatch) -> None:
         machine = 100.0
-        monkeypatch.setattr(busy, "_busy_seconds", lambda: machine + busy._own_seconds())
-        others = Others()
+        monkeypatch.setattr(others, "_busy_seconds", lambda: machine + others._own_seconds())
+        watched = Others()
         end = time.monotonic() + 0.1
         while time.monotonic() < end:
             pass
-        assert others.cores() == pytest.approx(0, abs=0.01)
+        assert watched.cores() == pytest.approx(0, abs=0.01)
         machine = 100.05
-        seen = others.cores()
+        seen = watched.cores()
         assert seen is None or 0.2 < seen < 0.6
 
     def test_a_system_that_does_not_tell_is_no_busy_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(busy, "_busy_seconds", lambda: None)
+        monkeypatch.setattr(others, "_busy_seconds", lambda: None)
         assert Others().cores() is None
 
 

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from triptych import catalog
-from triptych.profiler import machine
-from triptych.profiles import Profile, ProfileInfo, library, profile_of, write_profile
+from triptych.profiles import Profile, ProfileInfo, library, machine, profile_of, write_profile
 from triptych.profiles.shapes import shape_of
 from triptych.spec.base import SpecError
 from triptych.spec.deployment import Deployment

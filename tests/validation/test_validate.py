@@ -19,13 +19,14 @@ import pytest
 
 from triptych import catalog, simulate
 from triptych.plan import PoolPlan, plan_pools
+from triptych.profiles import here
 from triptych.record import read_run
 from triptych.spec.base import SpecError
 from triptych.spec.calibration import Calibration
 from triptych.spec.deployment import Deployment
 from triptych.spec.workload import WorkloadSpec
 from triptych.spec.yaml import dump_yaml, parse_yaml
-from triptych.validation import console, profiling, server
+from triptych.validation import console, server
 from triptych.validation.api import validate
 from triptych.validation.console import validate_and_report
 from triptych.validation.files import COMPARISON_COLUMNS
@@ -44,7 +45,7 @@ MANY = 10_000
 @pytest.fixture(autouse=True)
 def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "COMMAND", (str(FAKE),))
-    monkeypatch.setattr(profiling, "is_this", lambda clocks, versions: False)  # whatever is in the library
+    monkeypatch.setattr(here, "is_this", lambda clocks, versions: False)  # whatever is in the library
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from triptych.engine.runner import Work
 from triptych.policy import SCHEDULERS, KVCache
 from triptych.policy.request import DECODE, PREFILL
 from triptych.profiler.marks import INPUT, CPUClock
+from triptych.profiler.others import Lately
 from triptych.profiler.sizes import HostCase, Limits
 from triptych.profiler.subject import BLOCK, Subject
 from triptych.profiler.waiting import held_up, waits
@@ -107,6 +108,7 @@ class Loop:
         self._to, self._inbox = self._pair(f"ipc://{folder}/in")
         self._outbox, self._from = self._pair(f"ipc://{folder}/out")
         self._chance = random.Random(0)
+        self._others = Lately()
         self._count = 0
 
     def _pair(self, address: str) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
@@ -171,7 +173,7 @@ class Loop:
                 scheduling=turned - begin,
                 building=runner.building,
                 sampler=end - turned - runner.forward,
-                waited=held_up(before, waits(), end - begin),
+                waited=held_up(before, waits(), end - begin, self._others.cores()),
             )
         while self._from.poll(0):
             self._from.recv()

@@ -9,7 +9,7 @@ from typing import Any
 
 from triptych.catalog.machine import processor
 from triptych.profiler.job import Job, key
-from triptych.profiler.machine import libraries
+from triptych.profiles.machine import libraries
 
 
 class Journal:

@@ -24,6 +24,7 @@ import torch
 
 from triptych.profiler.about import clocks, device_name, versions
 from triptych.profiler.copies import QUICK_SIZES, SIZES, measure_collectives, measure_copies
+from triptych.profiler.front import measure_front_end
 from triptych.profiler.host import Loop
 from triptych.profiler.job import Job, case_to_plain, key
 from triptych.profiler.rows import series_of
@@ -34,6 +35,8 @@ from triptych.profiler.text import measure_text
 from triptych.profiler.turns import Turns, times_of
 from triptych.spec.base import SpecError
 
+_REQUESTS = 12
+"""Of each kind, for the front end."""
 _COPIES = 30
 """Repeats of each copy, message and collective, and of making text."""
 
@@ -174,6 +177,11 @@ def within(limits: Limits, subject: Subject) -> Limits:
 
 def _once(job: Job) -> Iterator[tuple[str, list[Row]]]:
     """What has nothing to do with the device's share of the model."""
+    if job.device == "cpu" and "front end" not in job.done:
+        try:
+            yield "front end", measure_front_end(job.model, _REQUESTS)
+        except (OSError, TimeoutError) as error:
+            print(f"the front end could not be measured: {error}", file=sys.stderr)
     if job.model_alone:
         return
     sizes = QUICK_SIZES if job.quick else SIZES

@@ -9,6 +9,7 @@ from time import perf_counter, sleep
 from triptych.cost.placement import runs, stage_parts
 from triptych.profiler.host import Loop
 from triptych.profiler.marks import INPUT
+from triptych.profiler.others import Lately
 from triptych.profiler.sizes import AnyCase, Case, HostCase, ImageCase
 from triptych.profiler.statistics import Piece
 from triptych.profiler.subject import Subject
@@ -42,7 +43,7 @@ class Turn:
     whole: list[float] = field(default_factory=list)
     """Seconds of each pass, without the host's part."""
     waited: list[float] = field(default_factory=list)
-    """For processors, as a share of each pass."""
+    """For processors that others had, as a share of each pass."""
 
 
 class Turns:
@@ -56,6 +57,7 @@ class Turns:
     def __init__(self, subject: Subject, loop: Loop) -> None:
         self._subject = subject
         self._loop = loop
+        self._others = Lately()
         self._runs: dict[AnyCase, Callable[[], list[Piece]]] = {}
 
     def turn(self, case: AnyCase) -> Turn:
@@ -74,7 +76,8 @@ class Turns:
                 sleep(idle)
             before, began = waits(), perf_counter()
             pieces = run()
-            turn.waited.append(held_up(before, waits(), perf_counter() - began))
+            seconds = perf_counter() - began
+            turn.waited.append(held_up(before, waits(), seconds, self._others.cores()))
             taken = named(self._subject, pieces)
             turn.whole.append(sum(taken.values()))
             turn.passes.append(per_run(self._subject, taken))

@@ -1,7 +1,9 @@
 """Whether something else had the processors: the time that threads were ready and had none.
 
 Linux counts it: `run_delay`, the second number of a thread's schedstat, in nanoseconds. Where the system does
-not tell, nothing is known.
+not tell, nothing is known. Threads of one process also wait for each other: after idleness the kernel wakes
+two of them on one core, though another is free, and lets them share it for a while. That is the program's own
+time, on a machine that is all its own too. So others hold a process up no longer than they run.
 """
 
 from __future__ import annotations
@@ -29,8 +31,8 @@ def waits(process: int | str = "self") -> Waits:
     return found
 
 
-def held_up(before: Waits, after: Waits, seconds: float) -> float:
-    """The share of some time by which a process was held up.
+def held_up(before: Waits, after: Waits, seconds: float, others: float | None = None) -> float:
+    """The share of some time by which others held a process up.
 
     Its threads work on parts of the same products and wait for each other: it is held up while the one is
     that waits longest, and by the others where they do not wait together with it, which is taken to be half.
@@ -39,12 +41,14 @@ def held_up(before: Waits, after: Waits, seconds: float) -> float:
         before: at the beginning.
         after: at the end.
         seconds: in between, of work.
+        others: cores that other programs kept busy in these seconds, where it is known.
     """
     if seconds <= 0:
         return 0.0
     each = [(waited - before.get(thread, 0.0)) / seconds for thread, waited in after.items()]
-    longest, *others = sorted((min(max(share, 0.0), _MOST) for share in each), reverse=True) or [0.0]
-    return 1 - (1 - longest) * prod(1 - share / 2 for share in others)
+    longest, *rest = sorted((min(max(share, 0.0), _MOST) for share in each), reverse=True) or [0.0]
+    share = 1 - (1 - longest) * prod(1 - share / 2 for share in rest)
+    return share if others is None else min(share, others)
 
 
 def busiest_child(process: int) -> int | None:

@@ -32,12 +32,18 @@ def prediction_lines(meta: Mapping[str, Any], growing: Collection[str] = ()) -> 
     lines = []
     shares = meta.get("predicted_from") or {}
     calibrated = ", calibrated to a measured run" if meta.get("calibrated") else ""
+    at_hand = ", ".join(meta.get("profiles_at_hand", ()))
+    to_measure = meta.get("to_measure", ())
     if shares.get("roofline") == 1.0:
-        alone = calibrated or " alone: a profile of the device makes it more certain"
+        alone = (
+            calibrated or f" alone{'' if to_measure else ': a profile of the device makes it more certain'}"
+        )
         lines.append(f"predicted from the roofline{alone}")
     elif shares:
         rests = ", ".join(f"{percent(share)} {name}" for name, share in shares.items())
-        lines.append(f"predicted time rests on: {rests}{calibrated}")
+        measured = f"; profile {at_hand}, measured on this machine" if at_hand else ""
+        lines.append(f"predicted time rests on: {rests}{calibrated}{measured}")
+    lines += [f"this machine has no profile that fits; to measure one: {command}" for command in to_measure]
     interval = meta.get("interval")
     if interval:
         parts = [

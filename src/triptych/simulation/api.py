@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from triptych.plan import check_calibration, plan_pools, rooted
+from triptych.profiles.here import with_profiles
 from triptych.record import Run
 from triptych.simulation.again import Case, all_figures
 from triptych.simulation.build import build
@@ -32,6 +33,9 @@ def simulate(
     progress: Progress | None = None,
 ) -> Run:
     """Predicts what a deployment does under a workload.
+
+    A pool of the CPU at hand (`device: CPU`) that names no profile rests on one of the library that was
+    measured on this machine, if there is one.
 
     Args:
         deployment: the declaration, or the YAML file that holds it.
@@ -77,9 +81,11 @@ def simulate(
         workload = workload.rooted()
     plans = plan_pools(deployment, deployment_file)
     check_calibration(plans, deployment_file)
+    deployment, at_hand, to_measure = with_profiles(rooted(deployment, deployment_file))
+    if at_hand:
+        plans = plan_pools(deployment)
     if left < 1:
         plans = [replace(plan, cost=plan.cost.scaled(1 / left)) for plan in plans]
-    deployment = rooted(deployment, deployment_file)
     requests = workload if isinstance(workload, Requests) else generate(workload, file=workload_file)
     try:
         simulator = build(deployment, plans, requests, jump=jump, file=deployment_file)
@@ -92,7 +98,9 @@ def simulate(
     if not isinstance(workload, Requests):
         slo = [] if workload.slo is None else workload.slo.bounds()
         run = replace(run, slo=slo, meta={**run.meta, "declared_rate": workload.rate})
-    run = replace(run, meta={**run.meta, "notes": list(deployment_notes(run, plans, requests))})
+    notes = list(deployment_notes(run, plans, requests))
+    own_profiles = {"profiles_at_hand": list(at_hand), "to_measure": list(to_measure)}
+    run = replace(run, meta={**run.meta, "notes": notes, **own_profiles})
     if interval and not run.interrupted:
         case = Case(deployment, requests, jump, run.slo, run.meta, run.horizon)
         seconds = time.perf_counter() - began

@@ -10,12 +10,12 @@ from triptych.cost import between, embedding_transfer_bytes, kv_transfer_bytes
 from triptych.plan import PoolPlan
 from triptych.policy import ROUTERS, Phase
 from triptych.policy.request import ENCODE
+from triptych.simulation.front import front_end
 from triptych.simulation.lane import Lane, Lockstep
 from triptych.simulation.pipeline import PipelineLane, SharedLane
 from triptych.simulation.simulator import Instance, Simulator, Way
 from triptych.simulation.traffic import Traffic
 from triptych.spec.base import SpecError
-from triptych.spec.calibration import Calibration
 from triptych.spec.deployment import Deployment
 from triptych.workload import Requests
 
@@ -40,7 +40,7 @@ def build(
         raise SpecError("pools", problem, file=file)
     block_size = _hash_block_size(deployment)
     traffic = Traffic(requests, model, hash_block_size=block_size)
-    known = plans[0].calibration or Calibration()
+    known = plans[0].calibration or front_end(plans)
     simulator = Simulator(
         traffic,
         jump=jump,

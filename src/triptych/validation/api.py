@@ -9,9 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from triptych.bench import bench
+from triptych.catalog.machine import cores
 from triptych.engine.servable import only_pool
 from triptych.plan import PoolPlan, check_calibration, plan_pools, rooted
+from triptych.profiler.others import Others
 from triptych.profiler.waiting import Waits, busiest_child, held_up, waits
+from triptych.profiles.here import with_profiles
 from triptych.profiles.library import load_profile
 from triptych.record import Run, read_run
 from triptych.report.compare import compare
@@ -19,7 +22,6 @@ from triptych.spec.base import SpecError
 from triptych.spec.deployment import Deployment
 from triptych.spec.workload import WorkloadSpec
 from triptych.validation import files
-from triptych.validation.busy import Others
 from triptych.validation.calibrate import calibrated
 from triptych.validation.calibration_delays import delays
 from triptych.validation.calibration_report import write_calibration
@@ -91,7 +93,11 @@ def validate(
         check_rate(requests, workload)
     files.begin(out)
     measuring = watch.step("measuring operators")
-    used = declared if ensure_profile is None else ensure_profile(declared, requests, measuring)
+    used = (
+        with_profiles(declared)[0]
+        if ensure_profile is None
+        else ensure_profile(declared, requests, measuring)
+    )
     watch.check()
     check_calibration(plan_pools(used, deployment), deployment)
     others = Others()
@@ -118,13 +124,16 @@ def validate(
             for _ in range(repeats):
                 number = sum(len(one.runs) for one in measured)
                 level.measure(server, spec, number, warm=loads != () or number > 0, watch=watch)
-    notes = tuple(machine_notes(others.cores()))
+    taken = others.cores()
+    notes = tuple(machine_notes(taken))
+    if cores() == 1:  # there no thread waits beside an idle core, and front end and client take their share
+        taken = None
     # A server that had to be killed has left none.
     record = read_run(out / files.SERVER) if calibrate or (out / files.SERVER).is_dir() else None
     if calibrate and saturated is not None and record is not None:
         used = _calibrated(record, saturated, used, out)
         files.write_declared(used, spec, out)
-    levels = tuple(_level(one, used, spec, notes, record, watch) for one in measured)
+    levels = tuple(_level(one, used, spec, notes, record, taken, watch) for one in measured)
     validation = Validation(_name(pools[0]), levels, capacity, concurrency, calibrated=calibrate)
     files.write_validation(validation, out)
     return validation
@@ -168,16 +177,22 @@ class _Measured:
         files.write_measured(run, self.folder / f"{files.MEASURED}{place}")
         self.runs.append(run)
 
-    def left(self, record: Run | None) -> list[float]:
+    def left(self, record: Run | None, taken: float | None) -> list[float]:
         """What other programs left of the machine in each run: the share of its batches' time.
 
         Args:
             record: the server's; None: it left none, and nothing is known.
+            taken: cores that the others kept busy meanwhile, where it is known.
         """
         if record is None:
             return [1.0] * len(self.runs)
         busy = [sum(float(lane.seconds.sum()) for lane in during(record, [run]).lanes) for run in self.runs]
-        return [1 - held_up(*waited, seconds) for waited, seconds in zip(self.waits, busy, strict=True)]
+        found = []
+        for waited, run, seconds in zip(self.waits, self.runs, busy, strict=True):
+            # Of what they took, at the worst, all was taken while batches ran.
+            most = None if taken is None else taken * run.horizon / max(seconds, 1e-9)
+            found.append(1 - held_up(*waited, seconds, most))
+        return found
 
 
 def _load_workload(workload: str | Path, overrides: Sequence[str]) -> WorkloadSpec:
@@ -218,10 +233,11 @@ def _level(
     spec: WorkloadSpec,
     notes: Sequence[str],
     record: Run | None,
+    taken: float | None,
     watch: Watch,
 ) -> Level:
     """With what is predicted for each repetition."""
-    predicted, left = [], measured.left(record)
+    predicted, left = [], measured.left(record, taken)
     for place, run in enumerate(measured.runs, start=1):
         go_on = watch.step(f"predicting{measured.name}, {place}")
         go_on(0, len(run), 0.0)  # a short prediction does not ask

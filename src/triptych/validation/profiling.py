@@ -14,11 +14,10 @@ from triptych import catalog
 from triptych.catalog.here import CPU
 from triptych.engine.servable import on_cpu
 from triptych.profiler import run_profile
-from triptych.profiler.machine import is_this
 from triptych.profiler.progress import Advance
 from triptych.profiles import Profile
-from triptych.profiles.library import FOLDER, profiles, user_folder
-from triptych.profiles.shapes import is_of_shape
+from triptych.profiles.here import fitting, to_measure, was_held_up
+from triptych.profiles.library import FOLDER, user_folder
 from triptych.spec.deployment import Deployment, Pool
 from triptych.spec.model import Model
 from triptych.validation.server import Interrupted
@@ -30,8 +29,6 @@ Measure = Callable[..., Path]
 
 _MINUTES = 20 / 60
 """After which nothing new is measured: with loading, before, it is half a minute."""
-_HELD_UP = 0.1
-"""Share of its time that a measurement may have waited for processors and be kept for more than one use."""
 _FEWEST_TOKENS, _FEWEST_PATCHES = 256, 256
 """That are measured at the least, so that the next workload is likely to be covered too."""
 _BATCHED = 2
@@ -117,20 +114,19 @@ class ProfileOnce:
 
     def _profiled(self, model: str, pool: Pool, sizes: Sizes, go_on: GoOn) -> Pool:
         shape, device = catalog.model(model), catalog.device(pool.device)
-        for known in profiles():
-            if _is_of(known, shape, device.name, pool):
-                if self._measure is not None and float(known.info.clocks.get("waited", "0")) > _HELD_UP:
-                    self._say(f"{known.info.name} was measured beside other programs: it is measured again")
-                    continue
-                wanted = sizes.with_those_of(known, shape)
-                if wanted is None:
-                    self._say(f"predictions rest on the profile {known.info.name}")
-                    return pool.model_copy(update={"profile": (known.info.name,)})
-                sizes = wanted
+        for known in fitting(shape, device.name, pool):
+            if self._measure is not None and was_held_up(known):
+                self._say(f"{known.info.name} was measured beside other programs: it is measured again")
+                continue
+            wanted = sizes.with_those_of(known, shape)
+            if wanted is None:
+                self._say(f"predictions rest on the profile {known.info.name}")
+                return pool.model_copy(update={"profile": (known.info.name,)})
+            sizes = wanted
         kind = "cpu" if on_cpu(device.name) else "cuda"
         own, precision = model.removeprefix(catalog.RANDOM), pool.precision.compute
         if self._measure is None or (kind == "cpu" and device.name != CPU):
-            command = f"triptych profile --model {own} --device {kind} --precision {precision}"
+            command = to_measure(model, pool, kind)
             self._say(f"no profile is known: predictions rest on the roofline; to measure: {command}")
             return pool
         self._say(
@@ -153,14 +149,6 @@ class ProfileOnce:
             max_patches=min(pool.scheduler.max_patches or sizes.patches, sizes.patches) or None,
         )
         return pool.model_copy(update={"profile": (str(path),)})
-
-
-def _is_of(known: Profile, model: Model, device: str, pool: Pool) -> bool:
-    # Devices of the catalogue are each of one kind, but for the CPU at hand.
-    if known.info.device != device or (device == CPU and not is_this(known.info.clocks, known.info.versions)):
-        return False
-    own = known.of(model=model.name, tensor=pool.parallel.tensor, precision=pool.precision.compute)
-    return len(own) > 0 and is_of_shape(known, model)
 
 
 def _power_of_two(size: int) -> int:
