@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tests.engine.tiny import config_file
 
-from triptych.profiles import Profile, library, write_profile
+from triptych.profiles import Profile, here, library, write_profile
 from triptych.spec.deployment import Deployment
 from triptych.validation.server import Interrupted
 from triptych.validation.watch import GoOn
@@ -44,12 +44,12 @@ def test_both_predictions_rest_on_the_same(
     known: bool, demo: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shipped = library.load_profile(PROFILE)
-    here = shipped.info.model_copy(update={"device": "CPU"})
+    info = shipped.info.model_copy(update={"device": "CPU"})
     path = library.user_folder() / f"{PROFILE}.parquet"
 
     def measure(model: str, go_on: GoOn, **options: Any) -> Path:
         assert options["max_context"] == 512 and options["minutes"] < 0.5
-        write_profile(Profile(here, shipped.columns), path)
+        write_profile(Profile(info, shipped.columns), path)
         return path
 
     if known:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from triptych.profiler import waiting
-from triptych.profiler.waiting import busiest_child, held_up, waits
+from triptych.profiler.waiting import busiest_child, held_up, ran, waits
 
 
 @pytest.mark.parametrize(
@@ -54,3 +54,5 @@ def test_threads_and_children_are_read_as_linux_shows_them(
     assert busiest_child(13) is None
     assert waits(13) == {"13": 2.5}
     assert waits(99) == {}
+    assert ran(13) == pytest.approx(123e-9)
+    assert ran(99) == 0

@@ -83,7 +83,7 @@ class TestOthers:
 
     def test_what_this_process_does_is_not_of_others(self, monkeypatch: pytest.MonkeyPatch) -> None:
         machine = 100.0
-        monkeypatch.setattr(others, "_busy_seconds", lambda: machine + others._own_seconds())
+        monkeypatch.setattr(others, "busy_seconds", lambda: machine + others._own_seconds())
         watched = Others()
         end = time.monotonic() + 0.1
         while time.monotonic() < end:
@@ -94,15 +94,15 @@ class TestOthers:
         assert seen is None or 0.2 < seen < 0.6
 
     def test_a_system_that_does_not_tell_is_no_busy_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(others, "_busy_seconds", lambda: None)
+        monkeypatch.setattr(others, "busy_seconds", lambda: None)
         assert Others().cores() is None
 
 
 def test_what_is_left_of_the_machine_is_said_where_it_is_not_all_of_it() -> None:
     assert list(left_notes([0.97, 0.99])) == []
     (said,) = left_notes([0.5, 0.5])
-    assert "waited for a core 50% of the time" in said
-    assert "batches 2.00 times as long as alone" in said
+    assert "had 50% of the cores that they can use" in said
+    assert "batches 2.00 times as long" in said
 
 
 def test_other_kernels_than_those_of_the_profile_are_said() -> None:

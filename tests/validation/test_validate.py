@@ -233,7 +233,7 @@ class TestProfile:
             pool = declared.pools["all"].model_copy(update={"profile": ()})
             return declared.model_copy(update={"pools": {"all": pool}})
 
-        def planned(declared: Deployment, file: Path) -> list[PoolPlan]:
+        def planned(declared: Deployment, file: Path | None = None) -> list[PoolPlan]:
             pool = declared.pools["all"].model_copy(update={"profile": ()})
             return plan_pools(declared.model_copy(update={"pools": {"all": pool}}), file)
 

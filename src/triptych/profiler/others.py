@@ -22,7 +22,7 @@ class Others:
     """CPU time, from when it is made, of all but this process and the children it has waited for."""
 
     def __init__(self) -> None:
-        self._wall, self._busy, self._own = time.monotonic(), _busy_seconds(), _own_seconds()
+        self._wall, self._busy, self._own = time.monotonic(), busy_seconds(), _own_seconds()
 
     @property
     def seconds(self) -> float:
@@ -34,7 +34,7 @@ class Others:
 
         It does not, either, where this process is granted less of their time than all.
         """
-        busy = _busy_seconds()
+        busy = busy_seconds()
         if busy is None or self._busy is None:
             return None
         others = busy - self._busy - (_own_seconds() - self._own)
@@ -57,7 +57,7 @@ class Lately:
         return known
 
 
-def _busy_seconds() -> float | None:
+def busy_seconds() -> float | None:
     """CPU time so far of the cores that this process may use."""
     if sys.platform != "linux" or not _STAT.exists():
         return None

@@ -23,11 +23,22 @@ Waits = Mapping[str, float]
 
 def waits(process: int | str = "self") -> Waits:
     """Those of all threads that a process has now."""
+    return {thread: waited for thread, (_, waited) in _threads(process).items()}
+
+
+def ran(process: int | str = "self") -> float:
+    """Seconds that all threads that a process has now have run."""
+    return sum(seconds for seconds, _ in _threads(process).values())
+
+
+def _threads(process: int | str) -> dict[str, tuple[float, float]]:
+    """Seconds that each ran and waited."""
     found = {}
     with suppress(OSError):
         for thread in (_PROCESSES / str(process) / "task").iterdir():
             with suppress(OSError, IndexError, ValueError):  # a thread may end meanwhile
-                found[thread.name] = int((thread / "schedstat").read_text().split()[1]) * 1e-9
+                running, waiting, *_ = (thread / "schedstat").read_text().split()
+                found[thread.name] = int(running) * 1e-9, int(waiting) * 1e-9
     return found
 
 

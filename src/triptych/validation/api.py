@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from triptych.bench import bench
-from triptych.catalog.machine import cores
 from triptych.engine.servable import only_pool
 from triptych.plan import PoolPlan, check_calibration, plan_pools, rooted
 from triptych.profiler.others import Others
-from triptych.profiler.waiting import Waits, busiest_child, held_up, waits
+from triptych.profiler.waiting import busiest_child
 from triptych.profiles.here import with_profiles
 from triptych.profiles.library import load_profile
 from triptych.record import Run, read_run
@@ -26,12 +25,13 @@ from triptych.validation.calibrate import calibrated
 from triptych.validation.calibration_delays import delays
 from triptych.validation.calibration_report import write_calibration
 from triptych.validation.during import during
+from triptych.validation.left import Clocks, share_left
 from triptych.validation.load import answer_rate, at_rate, check_loads, check_rate, saturate
 from triptych.validation.notes import kernel_notes, left_notes, machine_notes, run_notes
 from triptych.validation.replay import predict, workload_of
 from triptych.validation.result import Level, Validation
 from triptych.validation.server import Served, served
-from triptych.validation.speed import speed_notes
+from triptych.validation.speed import by_kind, speed_notes
 from triptych.validation.watch import GoOn, Progress, Watch
 from triptych.workload import Requests, generate
 
@@ -124,16 +124,13 @@ def validate(
             for _ in range(repeats):
                 number = sum(len(one.runs) for one in measured)
                 level.measure(server, spec, number, warm=loads != () or number > 0, watch=watch)
-    taken = others.cores()
-    notes = tuple(machine_notes(taken))
-    if cores() == 1:  # there no thread waits beside an idle core, and front end and client take their share
-        taken = None
+    notes = tuple(machine_notes(others.cores()))
     # A server that had to be killed has left none.
     record = read_run(out / files.SERVER) if calibrate or (out / files.SERVER).is_dir() else None
     if calibrate and saturated is not None and record is not None:
         used = _calibrated(record, saturated, used, out)
         files.write_declared(used, spec, out)
-    levels = tuple(_level(one, used, spec, notes, record, taken, watch) for one in measured)
+    levels = tuple(_level(one, used, spec, notes, record, watch) for one in measured)
     validation = Validation(_name(pools[0]), levels, capacity, concurrency, calibrated=calibrate)
     files.write_validation(validation, out)
     return validation
@@ -151,8 +148,8 @@ class _Measured:
     folder: Path
     requests: Requests
     runs: list[Run] = field(default_factory=list)
-    waits: list[tuple[Waits, Waits]] = field(default_factory=list)
-    """Waits of the server's worker, before and after each run."""
+    clocks: list[tuple[Clocks, Clocks]] = field(default_factory=list)
+    """Before and after each run."""
 
     @property
     def name(self) -> str:
@@ -164,7 +161,7 @@ class _Measured:
         place = len(self.runs) + 1
         workload = workload_of(self.requests, self.folder / files.REQUESTS, spec, spec.seed + 1 + number)
         worker = busiest_child(server.process.pid)
-        before = {} if worker is None else waits(worker)
+        before = Clocks.now(worker)
         run = watch.bench(
             server,
             f"measuring{self.name}, {place}",
@@ -173,26 +170,21 @@ class _Measured:
         if not run.finished.any():
             why = next(iter(run.meta["errors"]), "all clients gave up before")
             raise SpecError("", f"no request was answered ({why}); what the server said is in {server.log}")
-        self.waits.append((before, {} if worker is None else waits(worker)))
+        self.clocks.append((before, Clocks.now(worker)))
         files.write_measured(run, self.folder / f"{files.MEASURED}{place}")
         self.runs.append(run)
 
-    def left(self, record: Run | None, taken: float | None) -> list[float]:
-        """What other programs left of the machine in each run: the share of its batches' time.
+    def left(self, record: Run | None, plans: Mapping[str, PoolPlan]) -> list[float]:
+        """What other programs left of the machine in each run.
 
         Args:
             record: the server's; None: it left none, and nothing is known.
-            taken: cores that the others kept busy meanwhile, where it is known.
+            plans: what predicts how long its batches take alone.
         """
         if record is None:
             return [1.0] * len(self.runs)
-        busy = [sum(float(lane.seconds.sum()) for lane in during(record, [run]).lanes) for run in self.runs]
-        found = []
-        for waited, run, seconds in zip(self.waits, self.runs, busy, strict=True):
-            # Of what they took, at the worst, all was taken while batches ran.
-            most = None if taken is None else taken * run.horizon / max(seconds, 1e-9)
-            found.append(1 - held_up(*waited, seconds, most))
-        return found
+        alone = [float(by_kind(during(record, [run]), plans)[1].sum()) for run in self.runs]
+        return [share_left(*clocks, seconds) for clocks, seconds in zip(self.clocks, alone, strict=True)]
 
 
 def _load_workload(workload: str | Path, overrides: Sequence[str]) -> WorkloadSpec:
@@ -233,11 +225,11 @@ def _level(
     spec: WorkloadSpec,
     notes: Sequence[str],
     record: Run | None,
-    taken: float | None,
     watch: Watch,
 ) -> Level:
     """With what is predicted for each repetition."""
-    predicted, left = [], measured.left(record, taken)
+    alone = {plan.name: plan for plan in plan_pools(deployment)}
+    predicted, left = [], measured.left(record, alone)
     for place, run in enumerate(measured.runs, start=1):
         go_on = watch.step(f"predicting{measured.name}, {place}")
         go_on(0, len(run), 0.0)  # a short prediction does not ask
@@ -250,7 +242,7 @@ def _level(
     comparisons = [compare(*pair) for pair in zip(predicted, measured.runs, strict=True)]
     if record is not None:
         slower = 1 / float(np.mean(left))
-        plans = {plan.name: replace(plan, cost=plan.cost.scaled(slower)) for plan in plan_pools(deployment)}
+        plans = {name: replace(plan, cost=plan.cost.scaled(slower)) for name, plan in alone.items()}
         for plan, name in ((each, name) for each in plans.values() for name in each.pool.profile):
             profile = load_profile(name, model=plan.model, device=plan.device.name)
             known = profile.info.versions.get("kernels", "")

@@ -12,8 +12,8 @@ from triptych.report.format import count, number, percent
 
 _BUSY = 0.1
 """Share of the cores that others may take unmentioned."""
-_HELD_UP = 0.05
-"""Share of its time that a server may wait for cores unmentioned: its front end and the client need some."""
+_LESS = 0.05
+"""Of the machine, that a server may have unmentioned: its front end and the client need some."""
 _CLIENT_BUSY = 0.8
 """Of one core: a client as busy as this measures itself too."""
 _CACHED = 0.02
@@ -38,10 +38,11 @@ def left_notes(left: Sequence[float]) -> Iterator[str]:
         left: share of the machine that the server had in each repetition.
     """
     mean = sum(left) / len(left)
-    if mean < 1 - _HELD_UP:
+    if mean < 1 - _LESS:
         yield (
-            f"the server waited for a core {percent(1 - mean)} of the time that it had work: this predicts "
-            f"what was left of the machine, batches {number(1 / mean)} times as long as alone"
+            f"the server's batches had {percent(mean)} of the cores that they can use, beside other "
+            "programs, client and front end: this predicts what was left, batches "
+            f"{number(1 / mean)} times as long"
         )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from triptych.plan import PoolPlan
 from triptych.record import Run
+from triptych.record.logs import Floats
 from triptych.report.format import percent
 from triptych.validation.calibrate import KINDS, host_time, kinds
 
@@ -26,17 +27,7 @@ def speed_notes(server: Run, plans: Mapping[str, PoolPlan]) -> Iterator[str]:
         server: the record.
         plans: of the deployment that predicts, by pool.
     """
-    measured, predicted = np.zeros(len(KINDS)), np.zeros(len(KINDS))
-    for lane in server.lanes:
-        plan = plans[server.instances[lane.instance].pool]
-        host = host_time(plan.cost)
-        image = 0.0 if plan.calibration is None else plan.calibration.image
-        parts = plan.cost.breakdown(lane.columns)[0].values()
-        each = host.iteration + host.sequence * lane["sampled"] + image * lane["images"]
-        seconds = lane["iterations"] * each
-        kind = kinds(lane.columns)
-        measured += np.bincount(kind, lane.seconds, len(KINDS))
-        predicted += np.bincount(kind, sum(parts, seconds), len(KINDS))
+    measured, predicted = by_kind(server, plans)
     there = predicted > 0
     if not there.any():
         return
@@ -51,3 +42,19 @@ def speed_notes(server: Run, plans: Mapping[str, PoolPlan]) -> Iterator[str]:
         f"the same batches took {percent(abs(longer))} {'longer' if longer > 0 else 'less long'} than is "
         f"predicted for them ({apart}), which latencies near capacity feel several times over"
     )
+
+
+def by_kind(server: Run, plans: Mapping[str, PoolPlan]) -> tuple[Floats, Floats]:
+    """Seconds of the batches of a server's record, measured and predicted, each of shape (kinds,)."""
+    measured, predicted = np.zeros(len(KINDS)), np.zeros(len(KINDS))
+    for lane in server.lanes:
+        plan = plans[server.instances[lane.instance].pool]
+        host = host_time(plan.cost)
+        image = 0.0 if plan.calibration is None else plan.calibration.image
+        parts = plan.cost.breakdown(lane.columns)[0].values()
+        each = host.iteration + host.sequence * lane["sampled"] + image * lane["images"]
+        seconds = lane["iterations"] * each
+        kind = kinds(lane.columns)
+        measured += np.bincount(kind, lane.seconds, len(KINDS))
+        predicted += np.bincount(kind, sum(parts, seconds), len(KINDS))
+    return measured, predicted
