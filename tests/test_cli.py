@@ -149,6 +149,17 @@ class TestSimulate:
         assert triptych.Deployment.load("run/deployment.yaml").pools["decode"].instances == 3
         assert triptych.WorkloadSpec.load("run/workload.yaml").arrivals.kind == "at-once"
 
+    def test_the_saved_deployment_holds_the_defaults_of_its_policies(
+        self, here: Path, command: Command
+    ) -> None:
+        policies = ("pools.prefill.scheduler={policy: sarathi}", "pools.decode.scheduler={policy: orca}")
+        command("simulate", "d.yaml", "w.yaml", "--out", "run", *(p for s in policies for p in ("--set", s)))
+        pools = triptych.Deployment.load("run/deployment.yaml").pools
+        knobs = pools["prefill"].scheduler
+        assert (knobs.max_tokens, knobs.watermark, knobs.max_patches) == (512, 0.01, None)
+        knobs = pools["decode"].scheduler
+        assert (knobs.max_tokens, knobs.watermark, knobs.max_patches) == (None, None, None)
+
     def test_a_run_can_be_run_again_from_its_folder(self, here: Path, command: Command) -> None:
         command("simulate", "d.yaml", "w.yaml", "--out", "run", "--set", "workload.seed=5")
         again = command("simulate", "run/deployment.yaml", "run/workload.yaml", "--out", "again")

@@ -435,12 +435,18 @@ app.add_typer(examples, name="examples")
 
 
 @examples.callback()
-def _examples(context: typer.Context) -> None:
+def _examples(context: typer.Context, json: _Json = None) -> None:
     """List the example files."""
-    if context.invoked_subcommand is None:
-        from triptych.report.examples import print_examples
+    if context.invoked_subcommand is not None:
+        if json is not None:
+            raise SpecError("--json", f"{context.invoked_subcommand} prints no table; leave it out")
+        return
+    from triptych.report.examples import examples_as_dicts, print_examples
+    from triptych.report.results import check_json_target, console_beside, write_json
 
-        print_examples()
+    check_json_target(json)
+    write_json(examples_as_dicts() if json else None, json)
+    print_examples(console_beside(json))
 
 
 @examples.command("copy")

@@ -32,6 +32,22 @@ EMBEDDING_BLOCK = 16
 """Tokens in one block of image embeddings."""
 
 
+def with_defaults(deployment: Deployment) -> Deployment:
+    """The deployment with what its policies take for the knobs of schedulers that are not declared."""
+
+    def filled(pool: Pool) -> Pool:
+        knobs, policy = pool.scheduler, SCHEDULERS[pool.scheduler.policy]
+        patches = policy.default_patches if "encode" in pool.phases else 0
+        taken: dict[str, float] = {"max_tokens": policy.default_tokens, "max_patches": patches}
+        taken["watermark"] = policy.default_watermark  # 0, as of the others: the policy has no such knob
+        missing = {name: value for name, value in taken.items() if value and getattr(knobs, name) is None}
+        return pool.model_copy(update={"scheduler": knobs.model_copy(update=missing)})
+
+    return deployment.model_copy(
+        update={"pools": {name: filled(pool) for name, pool in deployment.pools.items()}}
+    )
+
+
 @dataclass(frozen=True)
 class PoolPlan:
     """A pool with all that its names stand for."""

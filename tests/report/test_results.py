@@ -41,6 +41,12 @@ def test_a_place_where_no_file_can_be_is_refused_before_any_work(tmp_path: Path)
     assert "no file can be there" in str(result.exception)
 
 
+def test_the_examples_are_listed_as_json_alone() -> None:
+    listed = json.loads(CliRunner().invoke(app, ["examples", "--json", "-"]).stdout)
+    assert {"file", "about"} == set(listed[0])
+    assert "deployments/mixed.yaml" in {one["file"] for one in listed}
+
+
 @pytest.mark.parametrize("name", ["H100", "l40s"])
 def test_a_device_is_shown_as_a_file_that_reads_back(name: str, tmp_path: Path) -> None:
     shown = CliRunner().invoke(app, ["devices", "--show", name])

@@ -44,6 +44,11 @@ def test_latencies_have_their_percentiles(summary: Summary) -> None:
     assert line_of(text, "E2E ")[:5] == ["E2E", "5.50", "s", "5.50", "s"]
 
 
+def test_a_run_without_latencies_has_no_table_of_them(summary: Summary) -> None:
+    empty = replace(summary, latency={name: replace(one, count=0) for name, one in summary.latency.items()})
+    assert "latency" not in printed(empty)
+
+
 def test_phases_that_there_are_not_take_no_line(summary: Summary) -> None:
     assert "encode queue" not in printed(summary)
     assert "prefill queue" in printed(summary)

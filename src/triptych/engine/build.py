@@ -23,7 +23,7 @@ from triptych.engine.runner import Runner
 from triptych.engine.servable import on_cpu, only_pool
 from triptych.engine.spool import SpooledLog
 from triptych.engine.threads import KERNEL_BYTES
-from triptych.plan import PoolPlan, plan_pools
+from triptych.plan import PoolPlan, plan_pools, with_defaults
 from triptych.record import Run, write_run
 from triptych.record.assemble import lane_log, request_columns, spans, transfers
 from triptych.spec.base import SpecError
@@ -67,7 +67,7 @@ class Instance:
             transfers=transfers(recorder),
             instances=[self.plan.describe(0)],
             horizon=now,
-            deployment_yaml=self.deployment.to_yaml(),
+            deployment_yaml=with_defaults(self.deployment).to_yaml(),
             producer="serve",
             meta={
                 **_meta(self.engine.runner, self.engine.clock, self.kernels),

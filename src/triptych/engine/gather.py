@@ -14,7 +14,7 @@ import numpy as np
 from triptych.engine.clock import ticks
 from triptych.engine.spool import Spooled, read_spool, spool_files
 from triptych.engine.trace_files import TABLE, TEXT, TRACE
-from triptych.plan import PoolPlan
+from triptych.plan import PoolPlan, with_defaults
 from triptych.record import Run, write_run
 from triptych.record.columns import REQUEST_COLUMNS, SPAN_COLUMNS, TRANSFER_COLUMNS
 from triptych.record.logs import LaneLog, Spans, Transfers
@@ -106,7 +106,7 @@ def join(
         transfers=Transfers({name: np.empty(0, kind) for name, (kind, _) in TRANSFER_COLUMNS.items()}),
         instances=[plan.describe(0)],
         horizon=seconds,
-        deployment_yaml=deployment.to_yaml(),
+        deployment_yaml=with_defaults(deployment).to_yaml(),
         producer="serve",
         interrupted=interrupted,
         meta={**workers[0].meta, "wall_seconds": seconds, "worker_restarts": len(workers) - 1},

@@ -26,14 +26,20 @@ def example_files() -> list[Path]:
     return sorted(path for path in files if "__pycache__" not in path.parts)
 
 
+def examples_as_dicts() -> list[dict[str, str]]:
+    """What `print_examples` lists, for JSON."""
+    folder = examples_folder()
+    return [{"file": str(file), "about": _about(folder / file)} for file in example_files()]
+
+
 def print_examples(console: Console | None = None) -> None:
     """Lists the files, each with the first sentence that it says of itself."""
     console = console or Console()
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for file in example_files():
-        table.add_row(str(file), _about(examples_folder() / file))
+    for example in examples_as_dicts():
+        table.add_row(example["file"], example["about"])
     console.print(table, highlight=False)
     console.print("\ntriptych examples copy [FOLDER] copies them to change.", highlight=False, markup=False)
 

@@ -67,7 +67,8 @@ def _print_parts(summary: Summary, console: Console) -> None:
     latencies, left_out = fitting(console, _STATISTICS, lambda names: _latencies(summary, names))
     sure = summary.overload is not None and summary.overload.certain
     said = _OVERLOADED if sure else "" if summary.settled else _UNSETTLED
-    _print(console, latencies, said, left_out)
+    if latencies.row_count:  # no request got so far as to have one
+        _print(console, latencies, said, left_out)
     if summary.pools:
         pools, left_out = fitting(console, _POOL_COLUMNS, lambda names: _pools(summary.pools, names))
         _print(console, pools, _POOL_NOTE, left_out)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from triptych.plan import PoolPlan
+from triptych.plan import PoolPlan, with_defaults
 from triptych.record import Run
 from triptych.record.assemble import lane_log, request_columns, spans, transfers
 from triptych.record.held import held_back
@@ -54,7 +54,7 @@ def outcome(
         transfers=transfers(recorder),
         instances=[by_pool[place.pool].describe(place.number) for place in simulator.instances],
         horizon=_horizon(ends, simulator) if done and len(ends) else simulator.now,
-        deployment_yaml=deployment.to_yaml(),
+        deployment_yaml=with_defaults(deployment).to_yaml(),
         producer="simulate",
         interrupted=simulator.interrupted,
         meta={
