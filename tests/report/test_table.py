@@ -128,6 +128,14 @@ def test_overload_comes_first_and_latencies_are_marked(summary: Summary) -> None
     assert bound[bound.index("<=") - 1] == "grows"
 
 
+def test_requests_that_gave_up_are_not_called_served(summary: Summary) -> None:
+    overload = Overload(12.4, 9.8, 0.9995, 83.2, (PhaseQueue("prefill", 2.6, 700),), ("ttft",))
+    counts = replace(summary.counts, timed_out=1)
+    text = " ".join(printed(replace(summary, overload=overload, counts=counts)).split())
+    assert "9.80/s are served or give up" in text
+    assert "can be served" not in text
+
+
 def test_a_batch_that_grows_is_overload_in_other_words(summary: Summary) -> None:
     overload = Overload(7.0, 4.6, 0.992, 83.2, (PhaseQueue("system", 2.4, 700),), ("tpot", "itl"))
     text = printed(replace(summary, overload=overload, settled=False))

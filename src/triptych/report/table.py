@@ -62,7 +62,8 @@ def without_trailing_blanks(console: Console) -> Iterator[None]:
 
 def _print_parts(summary: Summary, console: Console) -> None:
     if summary.overload is not None:
-        _print(console, _overload(summary.overload))
+        gave_up = summary.counts.aborted + summary.counts.timed_out > 0
+        _print(console, _overload(summary.overload, gave_up=gave_up))
     _print(console, _headline(summary))
     latencies, left_out = fitting(console, _STATISTICS, lambda names: _latencies(summary, names))
     sure = summary.overload is not None and summary.overload.certain
@@ -88,13 +89,14 @@ def _print(console: Console, part: RenderableType, *notes: str) -> None:
         console.print(note, style="dim italic", highlight=False)
 
 
-def _overload(overload: Overload) -> str:
+def _overload(overload: Overload, *, gave_up: bool) -> str:
     grows = " and ".join(_grows_by(queue) for queue in overload.queues)
     drain = overload.drain_seconds
     left = f" Working off what the last arrival leaves takes {seconds(drain)}." if drain is not None else ""
     verdict = "[bold red]OVERLOADED[/]" if overload.certain else "[bold yellow]PERHAPS OVERLOADED[/]"
     sure = "more than 99.9%" if overload.sure > 0.999 else percent(overload.sure)
-    rates = f"{number(overload.arrival_rate)} requests/s come, {number(overload.served_rate)}/s can be served"
+    can = "are served or give up" if gave_up else "can be served"  # a queue loses requests in both ways
+    rates = f"{number(overload.arrival_rate)} requests/s come, {number(overload.served_rate)}/s {can}"
     return f"{verdict}  {rates} ({sure} sure): {grows}.{left}"
 
 
