@@ -128,7 +128,7 @@ class Overload:
     arrival_rate: float
     """Requests/s that come for the queue that grows fastest: as declared, or else as they came."""
     served_rate: float
-    """Requests/s that left that queue while it was not empty: its capacity, and those whose clients gave up."""
+    """Requests/s that left that queue while it was not empty: its capacity, with those that gave up."""
     sure: float
     """Probability that more come than can be served, from 0.95 to 1; below, it is no overload."""
     drain_seconds: float | None
