@@ -194,3 +194,10 @@ def test_memory_is_that_of_one_instance_and_requests_fit_by_their_mean_length() 
     mean = (summary.counts.prompt_tokens + summary.counts.output_tokens) / 2
     assert pool.requests_that_fit == tokens / mean
     assert (summary.counts.prompt_tokens, summary.counts.image_tokens) == (60, 20)
+
+
+def test_requests_that_fit_are_known_though_none_finished() -> None:
+    rows = [{"arrival": 0.0, "status": "timed_out", "prompt_tokens": 30, "output_tokens": 10}] * 2
+    refused = {"arrival": 0.0, "status": "rejected", "prompt_tokens": 9000, "output_tokens": 10}
+    (pool,) = summarise(build.run([*rows, refused])).pools
+    assert pool.requests_that_fit == pool.kv_tokens / 40

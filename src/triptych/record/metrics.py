@@ -42,9 +42,7 @@ def summarise(run: Run) -> Summary:
         raise ValueError("not all batches of the run were kept; use read_summary on its folder")
     came = ~np.isnan(run.requests["arrival"])
     counts = _counts(run, came)
-    answered = max(int((~np.isnan(run.requests["first_token"])).sum()), 1)
-    lengths = (counts.prompt_tokens / answered, counts.output_tokens / answered)
-    instances, pools = usages(run.instances, run.lanes, run.horizon, *lengths)
+    instances, pools = usages(run.instances, run.lanes, run.horizon, *_lengths(run, came))
     overload, settled = find_overload(run.requests, run.meta.get("declared_rate"))
     return Summary(
         producer=run.producer,
@@ -85,6 +83,17 @@ def _counts(run: Run, came: npt.NDArray[np.bool_]) -> Counts:
         cached_share=ratio(cached, prompt),
         rejected_as=rejections(run),
     )
+
+
+def _lengths(run: Run, came: npt.NDArray[np.bool_]) -> tuple[float, float]:
+    """Mean prompt and output tokens of requests that finished, or as all accepted ones ask if none did."""
+    status = run.requests["status"]
+    finished = came & (status == STATUSES.index("finished"))
+    some = finished if finished.any() else came & (status != STATUSES.index("rejected"))
+    if not some.any():
+        return 0.0, 0.0
+    output = run.requests["generated_tokens" if finished.any() else "output_tokens"]
+    return float(run.requests["prompt_tokens"][some].mean()), float(output[some].mean())
 
 
 def _throughput(run: Run, counts: Counts, came: npt.NDArray[np.bool_]) -> Throughput:
