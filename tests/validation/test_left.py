@@ -14,7 +14,7 @@ def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def share(*, others: float, worked: float, alone: float = 10.0, seconds: float = 20.0) -> float:
-    """Of a server whose batches take `alone` seconds and need `worked` of a core, beside so many cores."""
+    """Share left to a server whose batches take `alone` s and `worked` core-s, beside `others` busy cores."""
     begin = Clocks(wall=100.0, busy=1000.0, worker=50.0)
     busy = 1000.0 + others * seconds + worked
     return share_left(begin, Clocks(wall=100.0 + seconds, busy=busy, worker=50.0 + worked), alone)

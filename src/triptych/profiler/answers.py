@@ -22,7 +22,7 @@ _PARENT_CHECK = 1000
 
 
 def main() -> None:
-    """Answers until it is told to end, or whoever started it is gone."""
+    """Answers until a message asks it to end, or its parent is gone."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--inbox", required=True)
     parser.add_argument("--outbox", required=True)

@@ -32,7 +32,7 @@ _IMAGES = (0, 1, 2)
 """In a request, each of 224 x 224 pixels."""
 _SIDE = 224
 _TOKENS = 64
-"""Of text."""
+"""Tokens of text in a request."""
 _FIRST = 3
 """Requests of a kind before those that are measured."""
 _IDLE = 0.02
@@ -119,7 +119,7 @@ async def _one(port: int, route: str, body: bytes) -> float:
 
 
 def _body(vocabulary: Vocabulary, images: int, seed: int, *, chat: bool) -> bytes:
-    """Of a request for one token, with contents that no other has."""
+    """Body of a request for one token, with contents that no other has."""
     chance = random.Random(seed)
     text = vocabulary.decode([chance.randrange(256, 1024) for _ in range(_TOKENS)])
     content = [{"type": "text", "text": text}, *_pictures(chance, images)]

@@ -36,7 +36,7 @@ from triptych.profiler.turns import Turns, times_of
 from triptych.spec.base import SpecError
 
 _REQUESTS = 12
-"""Of each kind, for the front end."""
+"""Requests of each kind, for the front end."""
 _COPIES = 30
 """Repeats of each copy, message and collective, and of making text."""
 

@@ -11,7 +11,7 @@ from triptych.catalog.machine import cores
 
 _STAT = Path("/proc/stat")
 _BUSY_FIELDS = (0, 1, 2, 5, 6, 7)
-"""Of a line of /proc/stat (proc(5)): user, nice, system, irq, softirq, and what a hypervisor took."""
+"""Fields of a line of /proc/stat (proc(5)): user, nice, system, irq, softirq, and what a hypervisor took."""
 _WINDOW = 1.0
 """Seconds: the system counts in hundredths, so that less tells little."""
 _SHORTEST = 0.3

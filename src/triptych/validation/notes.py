@@ -13,7 +13,7 @@ from triptych.report.format import count, number, percent
 _BUSY = 0.1
 """Share of the cores that others may take unmentioned."""
 _LESS = 0.05
-"""Of the machine, that a server may have unmentioned: its front end and the client need some."""
+"""Share of the machine that a server may lack unmentioned: its front end and the client need some."""
 _CLIENT_BUSY = 0.8
 """Of one core: a client as busy as this measures itself too."""
 _CACHED = 0.02

@@ -36,7 +36,7 @@ class Recording:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """While nobody else may record here. What earlier servers have left is kept.
+        """Keeps other servers from recording here. What earlier servers have left is kept.
 
         Raises:
             SpecError: another server records here, or nothing can be written.
