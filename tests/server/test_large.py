@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import pytest
 from tokenizers import normalizers
 
+from triptych.engine.server import tokens
 from triptych.engine.server.errors import ApiError
 from triptych.engine.server.fetch import ImageSource
 from triptych.engine.server.pool import Pool
@@ -140,6 +142,40 @@ def test_what_takes_long_is_not_done_by_the_event_loop() -> None:
     for size in (2**17, 2**21):
         asyncio.run(prompt("x" * size))
         assert threading.get_ident() not in where.values()
+
+
+@pytest.mark.parametrize("path", ["/tokenize", "/detokenize"])
+def test_nor_are_tokens_of_long_texts(shared: Served, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    where: dict[str, str] = {}
+
+    def seen(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any, **more: Any) -> Any:
+            where[name] = threading.current_thread().name
+            return function(*given, **more)
+
+        return call
+
+    monkeypatch.setattr(tokens, "decode", seen("decode", tokens.decode))
+    for name in ("encode", "spell", "write"):
+        monkeypatch.setattr(Vocabulary, name, seen(name, getattr(Vocabulary, name)))
+    short = {"prompt": "x" * 20_000, "return_token_strs": True}
+    body = short if path == "/tokenize" else {"tokens": [1] * 20_000}
+    assert shared.http.post(path, json=body).status_code == 200
+    expected = {"decode", "encode", "spell"} if path == "/tokenize" else {"decode", "write"}
+    assert where.keys() == expected
+    assert all(name.startswith("triptych") for name in where.values()), where  # threads of the pool
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("/tokenize", {"prompt": "hello " * 2**18}), ("/detokenize", {"tokens": [1] * 500_000})],
+)
+def test_nor_are_there_more_of_them_than_the_context_holds(
+    shared: Served, path: str, body: dict[str, Any]
+) -> None:
+    answer = shared.http.post(path, json=body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == "context_length_exceeded"
 
 
 HUGE = {

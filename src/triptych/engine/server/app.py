@@ -15,6 +15,7 @@ from triptych.engine.server.body import ClientGone
 from triptych.engine.server.errors import RETRY_SECONDS, ApiError
 from triptych.engine.server.exchange import Exchange
 from triptych.engine.server.front import Front
+from triptych.engine.server.pool import LARGE
 from triptych.version import __version__
 
 _CLIENT_GONE = 499
@@ -97,7 +98,7 @@ def _model(front: Front, name: str) -> dict[str, object]:
 async def _answer(
     front: Front, request: Request, answer: Callable[[Front, bytearray], Awaitable[dict[str, Any]]]
 ) -> Response:
-    """What is said to a body, on the spot."""
+    """What is said to a body, once it is there."""
     front.check_loaded()
     try:
         body = await front.bodies.read(request.headers, request.receive)
@@ -106,7 +107,11 @@ async def _answer(
     try:
         return _json(await answer(front, body))
     finally:
-        front.bodies.release(len(body))
+        size = len(body)
+        front.bodies.release(size)
+        del body
+        if size > LARGE:
+            front.pool.give_back()
 
 
 def _json(data: object, *, status: int = 200, headers: object = None) -> Response:

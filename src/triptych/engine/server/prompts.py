@@ -93,8 +93,9 @@ class Vocabulary:
         return str(self._backend.decode(tokens, skip_special_tokens=True))
 
     def write(self, tokens: Sequence[int]) -> str:
-        """Text of tokens, special ones included."""
-        return str(self._backend.decode(tokens, skip_special_tokens=False))
+        """Text of tokens, special ones included; other threads run meanwhile."""
+        (text,) = self._backend.decode_batch([list(tokens)], skip_special_tokens=False)
+        return str(text)
 
     def spell(self, token: int) -> tuple[str, bytes]:
         r"""One token as text, and as bytes; half a character is written ``bytes:\xe2\x82``."""

@@ -6,9 +6,12 @@ from typing import Any
 
 import msgspec
 
-from triptych.engine.server.errors import invalid
+from triptych.engine.server.errors import context_exceeded, invalid
 from triptych.engine.server.front import Front
 from triptych.engine.server.protocol import Message, TokenId, decode
+
+_SPELLING = 16
+"""Bytes of input that take as long as spelling a token."""
 
 
 class TokenizeRequest(msgspec.Struct, frozen=True):
@@ -37,7 +40,8 @@ async def tokenize(front: Front, body: bytearray) -> dict[str, Any]:
     Raises:
         ApiError: it cannot be done.
     """
-    request = decode(TokenizeRequest, body)
+    size = len(body)
+    request = await front.pool.fit(size, decode, TokenizeRequest, body)
     front.check_model(request.model)
     context = front.check_loaded()
     given = request.add_special_tokens
@@ -51,12 +55,13 @@ async def tokenize(front: Front, body: bytearray) -> dict[str, Any]:
             request.chat_template_kwargs or {},
             context,
             special=bool(given),
-            size=len(body),
+            size=size,
             tools=request.tools,
         )
     tokens = prompt.tokens
-    spell = front.prompts.vocabulary.spell
-    spelled = [spell(token)[0] for token in tokens] if request.return_token_strs else None
+    spelled = None
+    if request.return_token_strs:
+        spelled = await front.pool.fit(_SPELLING * len(tokens), _spell, front, tokens)
     return {"count": len(tokens), "max_model_len": context, "tokens": tokens, "token_strs": spelled}
 
 
@@ -64,9 +69,16 @@ async def detokenize(front: Front, body: bytearray) -> dict[str, Any]:
     """Text of tokens; special ones are written out.
 
     Raises:
-        ApiError: it cannot be done.
+        ApiError: it cannot be done, or there are more tokens than the model's context holds.
     """
-    request = decode(DetokenizeRequest, body)
+    size = len(body)
+    request = await front.pool.fit(size, decode, DetokenizeRequest, body)
     front.check_model(request.model)
-    front.check_loaded()
-    return {"prompt": front.prompts.vocabulary.write(request.tokens)}
+    context = front.check_loaded()
+    if len(request.tokens) > context:
+        raise context_exceeded(context, len(request.tokens))
+    return {"prompt": await front.pool.fit(size, front.prompts.vocabulary.write, request.tokens)}
+
+
+def _spell(front: Front, tokens: list[int]) -> list[str]:
+    return [front.prompts.vocabulary.spell(token)[0] for token in tokens]
