@@ -87,8 +87,8 @@ def test_where_all_waited_those_count_that_waited_least() -> None:
     case = Case(((16, 0),))
     turns = [turn(case, 3.0, 3.0, waited=0.6), turn(case, 2.0, 2.0, waited=0.2)]
     series = series_of(turns, 2)[case.name]
-    assert series.whole.tolist() == [1.6, 1.6]  # what they waited is none of the model's time
-    assert series.operators()["qkv"].tolist() == [1.6, 1.6]
+    assert series.whole.tolist() == [2.0, 2.0]  # threads wait without being missed: nothing is taken out
+    assert series.operators()["qkv"].tolist() == [2.0, 2.0]
     assert not series.steady
 
 

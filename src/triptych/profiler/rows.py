@@ -20,14 +20,14 @@ class Series:
 
     Args:
         turns: its lines, with `passes`, `whole` and `waited` (`turns.Turn`).
-        factors: how slow the machine was in each, shape (turns,), time that was waited left out.
+        factors: how slow the machine was in each, shape (turns,).
         repeats: passes that are wanted.
     """
 
     def __init__(self, turns: Sequence[Line], factors: Sequence[float], repeats: int) -> None:
-        # What threads waited for a processor is none of the model's time.
+        # Not all that threads wait is lost, and which of it is nobody can tell: nothing is taken out.
         passes = [
-            (taken, whole * (1 - waited) / factor, waited, factor / (1 - waited))
+            (taken, whole / factor, waited, factor)
             for turn, factor in zip(turns, factors, strict=True)
             for taken, whole, waited in zip(turn["passes"], turn["whole"], turn["waited"], strict=True)
         ]
@@ -82,9 +82,8 @@ def series_of(turns: Sequence[Line], repeats: int) -> dict[str, Series]:
 
 
 def _quickest(turn: Line) -> float:
-    """Seconds of a turn's quickest pass, without what it waited for processors."""
-    pairs = zip(turn["whole"], turn["waited"], strict=True)
-    return min(float(whole * (1 - waited)) for whole, waited in pairs)
+    """Seconds of a turn's quickest pass."""
+    return min(map(float, turn["whole"]))
 
 
 def rows_of(case: AnyCase, series: Series, largest_graph: int = 0) -> Iterator[Row]:

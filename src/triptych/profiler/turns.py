@@ -20,8 +20,10 @@ _IN_A_ROW = 2
 """Measured passes of a turn. One of decodes before them is not measured: it finds what another batch left in
 the caches, while a server decodes the same batch many times over."""
 _AFTER = (0.0, 0.15)
-"""Seconds of idleness before the passes of a prompt or of images. A server computes such a batch once: after
-decodes, or when it had nothing to do. Then processors have gone to sleep, and threads lost their places."""
+"""Seconds of idleness before the passes of a prompt. A server computes such a batch once: after decodes, or
+when it had nothing to do. Then processors have gone to sleep, and threads share one for a while."""
+_AFTER_IMAGES = (0.0, 0.4)
+"""Of images, which come before the prompt that they are in: they meet all of it."""
 _DECODES = Case(decodes=(64,))
 _FUSED = "mlp up+mlp activation"
 _ALIASES = {"experts": "experts up"}
@@ -70,7 +72,8 @@ class Turns:
         if not once:
             run()
         turn = Turn()
-        for idle in _AFTER if once else (0.0,) * _IN_A_ROW:
+        after = _AFTER_IMAGES if isinstance(case, ImageCase) else _AFTER
+        for idle in after if once else (0.0,) * _IN_A_ROW:
             if once:
                 self._run(_DECODES)()
                 sleep(idle)
