@@ -14,6 +14,7 @@ import shutil
 import sys
 import urllib.request
 from collections.abc import Iterator
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -58,20 +59,21 @@ def ask(question: str) -> None:
         return
     model = checkpoint(console)
     OUT.mkdir(parents=True, exist_ok=True)
-    with watched() as progress:
-        overrides = [f"model={model}"]
-        with served(
-            DEPLOYMENT,
-            overrides,
-            record=OUT / "server",
-            log=OUT / "server.log",
-            go_on=lambda seconds: progress("starting the server", 0, 0, seconds),
-        ) as server:
-            console.print(f"[bold]question[/]  {question}", highlight=False)
-            console.print("[bold]answer[/]    ", end="", highlight=False)
-            for text in answer(server.url, question):
-                console.print(text, end="", markup=False, highlight=False, soft_wrap=True)
-            console.print()
+    with ExitStack() as running:
+        with watched() as progress:  # only while the server starts: a bar would be drawn over the answer
+            starting = served(
+                DEPLOYMENT,
+                [f"model={model}"],
+                record=OUT / "server",
+                log=OUT / "server.log",
+                go_on=lambda seconds: progress("starting the server", 0, 0, seconds),
+            )
+            server = running.enter_context(starting)
+        console.print(f"[bold]question[/]  {question}", highlight=False)
+        console.print("[bold]answer[/]    ", end="", highlight=False)
+        for text in answer(server.url, question):
+            console.print(text, end="", markup=False, highlight=False, soft_wrap=True)
+        console.print()
 
 
 def checkpoint(console: Console) -> Path:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -92,6 +94,21 @@ def test_an_answer_is_printed_as_it_streams(
     ask = load("ask", monkeypatch)
     monkeypatch.setattr(ask, "find_spec", lambda name: True)
     monkeypatch.setattr(ask, "checkpoint", lambda console: f"random:{config_file('llama', tmp_path)}")
+    bars: list[str] = []
+
+    @contextmanager
+    def watched() -> Iterator[Any]:
+        bars.append("drawn")
+        yield lambda *so_far: True
+        bars.clear()
+
+    def answer(*asked: str) -> Iterator[str]:
+        assert not bars, "a bar would be drawn over the answer"
+        return stream(*asked)
+
+    stream = ask.answer
+    monkeypatch.setattr(ask, "watched", watched)
+    monkeypatch.setattr(ask, "answer", answer)
     assert ask.main() == 0
     question, answer = capsys.readouterr().out.strip().splitlines()[-2:]
     assert question == "question  What is the capital of France?"

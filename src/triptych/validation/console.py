@@ -131,7 +131,10 @@ def _title(level: Level, found: Validation) -> str:
 
 @contextmanager
 def watched() -> Iterator[OnProgress]:
-    """A bar on standard error, if that is a terminal; Ctrl-C or SIGTERM ends all, a second at once."""
+    """A bar on standard error, if that is a terminal; Ctrl-C or SIGTERM ends all, a second at once.
+
+    It is drawn from the first progress on, so that what is printed before stands above it.
+    """
     console = Console(stderr=True)
     bar = Progress(
         TextColumn("{task.description}"),
@@ -146,14 +149,17 @@ def watched() -> Iterator[OnProgress]:
     interrupts = Interrupts()
 
     def progress(what: str, ended: int, total: int, elapsed: float) -> bool:
+        bar.start()
         bar.update(task, description=what, completed=ended, total=total or None, note=seconds(elapsed))
         return not interrupts.count
 
     signals = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(each, interrupts.note) for each in signals]
     try:
-        with bar:
+        try:
             yield progress
+        finally:
+            bar.stop()
         interrupts.check()
     finally:
         for each, handler in zip(signals, before, strict=True):
