@@ -150,7 +150,7 @@ def _fitted(model: LoadedModel, plan: PoolPlan, pool: Pool, places: int) -> Fitt
         batch=scheduler.max_batch,
         chunk=token_budget(scheduler) or model.max_context,
         places=places,
-        reserved=plan.memory.embedding_bytes + plan.memory.activation_bytes,
+        reserved=plan.memory.embedding_bytes + plan.memory.activation_bytes + KERNEL_BYTES,
     )
 
 
