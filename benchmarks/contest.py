@@ -24,7 +24,11 @@ from typing import Any, Self
 
 import psutil
 
+from triptych.engine.threads import MEMORY
+
 CONTESTANTS = Path(__file__).resolve().parent / "contestants"
+OURS = "ours.py"
+"""Gets a worker's settings of memory. Its threads wait as torch's do: there is no server beside it."""
 _LAST_LINES = 8
 """Of what a contestant said before it died."""
 _START_SECONDS = 900.0
@@ -83,7 +87,7 @@ class Contestant:
                 stdout=subprocess.PIPE,
                 stderr=self._said,
                 text=True,
-                env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+                env={**(MEMORY if script == OURS else {}), **os.environ, "OMP_NUM_THREADS": str(threads)},
                 start_new_session=True,  # so that it can be ended with all that it has started
             )
         except OSError as error:

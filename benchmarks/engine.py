@@ -32,7 +32,7 @@ from typing import Any
 
 import torch
 
-from contest import Contest, end_on_signals
+from contest import OURS, Contest, end_on_signals
 from triptych import catalog
 from triptych.engine.loader import load
 
@@ -99,7 +99,7 @@ def contest(
 ) -> Contest:
     """All contestants, with the model on disk for them and KV for so many requests."""
     load(f"random:{model}", dtype=DTYPES[dtype], attention="eager").model.save_pretrained(folder)
-    entrants = {"hf": ("hf.py", sys.executable), "triptych": ("ours.py", sys.executable)}
+    entrants = {"hf": ("hf.py", sys.executable), "triptych": (OURS, sys.executable)}
     if offline and not options.quick:  # it takes half a minute for a run
         entrants["transformers_cb"] = ("transformers_cb.py", sys.executable)
     if options.vllm:

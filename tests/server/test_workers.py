@@ -89,6 +89,7 @@ def test_a_worker_keeps_few_kernels_unless_its_user_says_otherwise(
     with running(tmp_path) as served:
         found = psutil.Process(served.events("ready")[-1]["pid"]).environ()
     assert found["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == ENVIRONMENT["ONEDNN_PRIMITIVE_CACHE_CAPACITY"]
+    assert found["MALLOC_TRIM_THRESHOLD_"] == ENVIRONMENT["MALLOC_TRIM_THRESHOLD_"]
     assert found["LRU_CACHE_CAPACITY"] == "77"
     assert found["OMP_WAIT_POLICY"] == "PASSIVE"
 
