@@ -65,7 +65,7 @@ def test_batches_that_take_as_long_as_predicted_are_not_mentioned() -> None:
 
 
 @pytest.mark.parametrize(
-    ("longer", "said"), [(1.25, "took 25% longer than"), (0.8, "took 20% less long than")]
+    ("longer", "said"), [(1.25, "took 25% more time than"), (0.8, "took 20% less time than")]
 )
 def test_others_are_with_how_much(longer: float, said: str) -> None:
     (note,) = notes(served(longer), client())

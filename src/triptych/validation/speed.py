@@ -39,7 +39,7 @@ def speed_notes(server: Run, plans: Mapping[str, PoolPlan]) -> Iterator[str]:
         for code in np.flatnonzero(there)
     )
     yield (
-        f"the same batches took {percent(abs(longer))} {'longer' if longer > 0 else 'less long'} than is "
+        f"the same batches took {percent(abs(longer))} {'more' if longer > 0 else 'less'} time than is "
         f"predicted for them ({apart}), which latencies near capacity feel several times over"
     )
 
