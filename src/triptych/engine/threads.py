@@ -18,6 +18,7 @@ ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", **MEMORY}
 """Threads sleep rather than spin: they share the processor with a server at the least, and spinning threads
 that hold up the one they wait for cost many times the work. It is steadier, not always faster. A server
 of OPT-125M on two cores, 16 requests in flight, did 298 and 297 tokens/s; one run in which threads spun a bit
-(GOMP_SPINCOUNT=10000) 235, one in which they spun as libgomp has it 344."""
+(GOMP_SPINCOUNT=10000) 235, one in which they spun as libgomp has it 344 (both with the settings above, which
+the first two had not)."""
 KERNEL_BYTES = 150e6
 """That they take at these capacities: 121 MB at the most in that measurement."""
