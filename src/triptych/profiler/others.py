@@ -15,7 +15,7 @@ _BUSY_FIELDS = (0, 1, 2, 5, 6, 7)
 _WINDOW = 1.0
 """Seconds: the system counts in hundredths, so that less tells little."""
 _SHORTEST = 0.3
-"""Seconds from which on something is told."""
+"""Seconds below which nothing can be said of the others."""
 
 
 class Others:

@@ -23,7 +23,7 @@ _AFTER = (0.0, 0.15)
 """Seconds of idleness before the passes of a prompt. A server computes such a batch once: after decodes, or
 when it had nothing to do. Then processors have gone to sleep, and threads share one for a while."""
 _AFTER_IMAGES = (0.0, 0.4)
-"""Of images, which come before the prompt that they are in: they meet all of it."""
+"""The same for images, which come before the prompt that they are in and so meet all of the idleness."""
 _DECODES = Case(decodes=(64,))
 _FUSED = "mlp up+mlp activation"
 _ALIASES = {"experts": "experts up"}

@@ -24,7 +24,7 @@ from .. import tiny
 
 BLOCKS, BLOCK = 4000, 16
 SHARE = 0.8
-"""Of what is free, that weights and KV may take together."""
+"""Share of the free memory that weights and KV may take together."""
 
 
 class Chosen:
